@@ -106,10 +106,9 @@ class Target(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """The target that `text` names; error `name.target`."""
-        arch, libc, otp, hardware = [*text.split("-", 3), "", "", ""][:4] if isinstance(text, str) else ("", "", "", "")
-        number = (
-            int(otp[3:]) if otp.startswith("otp") and len(otp) <= 6 and _DIGITS.issuperset(otp[3:]) and otp[3:] else 0
-        )
+        arch, libc, otp, hardware = [*text.split("-", 3), "", "", ""][:4]
+        digits = otp.removeprefix("otp")
+        number = int(digits) if 0 < len(digits) <= 3 and _DIGITS.issuperset(digits) else 0
         target = cls(arch, libc, number, hardware or None)
         if (
             not _matches(arch, _LOWER, _LOWER_DIGITS | {"_"}, 16)
@@ -142,7 +141,7 @@ def target_path(product: str, version: str, target: str) -> str:
 
 def parse_target_path(path: str) -> tuple[str, str, str]:
     """(product, version, target) of a `target_path`; error `name.path`."""
-    parts = path.split("/") if isinstance(path, str) else []
+    parts = path.split("/")
     if len(parts) != 4 or parts[3] != "manifest":
         raise BundleError("name.path", f"{_shown(path)} is not PRODUCT/VERSION/TARGET/manifest")
     return check_product(parts[0]), check_version(parts[1]), check_target(parts[2])
