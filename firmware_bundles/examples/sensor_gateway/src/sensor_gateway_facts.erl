@@ -1,0 +1,11 @@
+%%% What the gateway tells about itself.
+-module(sensor_gateway_facts).
+
+-export([json/0]).
+
+json() ->
+    {ok, Version} = application:get_key(sensor_gateway, vsn),
+    #{count := Count, healthy := Healthy} = sensor_gateway_counter:look(),
+    io_lib:format("{\"name\":\"sensor_gateway\",\"version\":\"~s\",\"count\":~b,\"healthy\":~s,"
+                  "\"os_pid\":~s,\"started_ms\":~b}",
+                  [Version, Count, Healthy, os:getpid(), sensor_gateway_lock:started_ms()]).
