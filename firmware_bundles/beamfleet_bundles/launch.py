@@ -1,0 +1,180 @@
+"""Owns the launch description: how a release starts, as signed in the manifest and as read by the sh launcher.
+
+The same facts twice: the object `launch` of the manifest, and the file `.beamfleet/launch`, `KEY=VALUE` lines of a
+closed set of keys without quoting, never sourced. FORMAT.md documents both. Never looks at the files it names.
+"""
+
+import string
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from beamfleet_bundles.errors import BundleError
+from beamfleet_bundles.paths import path_problem, printable
+
+PATH = ".beamfleet/launch"
+"""Where the file lies in a slot."""
+MAX_VALUE = 1024
+"""Longest value, in bytes of UTF-8."""
+MAX_ARGUMENTS = 64
+MAX_ENVIRONMENT = 256
+MAX_TIMEOUT_S = 60
+
+_UPPER = frozenset(string.ascii_uppercase + string.digits + "_")
+_NAME = frozenset(string.ascii_letters + string.digits + "_")
+_WORD = frozenset(string.ascii_letters + string.digits + "_.+~-")
+_SINGLE = (
+    "kind", "name", "vsn", "erts", "boot", "config", "config_src", "args_file", "args_src", "env_sh",
+)  # fmt: skip
+_LISTS = {"boot_var": "boot_vars", "arg": "args", "env": "environment"}
+
+Kind = Literal["relx", "mix", "systools"]
+Distribution = Literal["none", "loopback"]
+
+
+class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a release must answer besides running: at most one HTTP request and one command, both optional."""
+
+    http: str | None = None
+    """`PORT/PATH` on 127.0.0.1; an answer 200 to 299 within the time is good."""
+    command: str | None = None
+    """An executable of the release by its path, then its arguments, parted by single spaces; exit code 0 is good."""
+    timeout_s: int = 5
+    """1 to 60."""
+
+
+class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a release starts. Paths are relative to the slot; an empty one means that the release has no such file."""
+
+    kind: Kind
+    name: str
+    vsn: str
+    erts: str
+    boot: str
+    """Boot script without `.boot`."""
+    config: str = ""
+    config_src: str = ""
+    """Expanded on the device into /run, and used instead of `config`."""
+    args_file: str = ""
+    args_src: str = ""
+    """Expanded on the device into /run, and used instead of `args_file`."""
+    env_sh: str = ""
+    """Of mix: sourced on the device before the start, as the application's user."""
+    boot_vars: dict[str, str] = {}
+    args: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    """Names of environment variables that the release asks for; informative."""
+    distribution: Distribution = "none"
+    probes: Probes = Probes()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every file of the release that the start needs, the probe's executable and ERTS's own included."""
+        named = (self.config, self.config_src, self.args_file, self.args_src, self.env_sh)
+        probe = (self.probes.command.split(" ")[0],) if self.probes.command else ()
+        return (f"erts-{self.erts}/bin/erlexec", f"{self.boot}.boot", *filter(None, named), *probe)
+
+    def check(self) -> None:
+        """Hold each value to its form; errors `launch.value`, `launch.probe`."""
+        for key in ("name", "vsn", "erts"):
+            _require(key, getattr(self, key), lambda value: _of(value, _WORD) and value[0] != "-")
+        for key in _SINGLE[4:]:
+            value = getattr(self, key)
+            if value or key == "boot":
+                _require(key, value, lambda value: not path_problem(value))
+        for name, value in self.boot_vars.items():
+            _require("boot_var", name, lambda name: _of(name, _UPPER) and not name[0].isdigit())
+            _require("boot_var", value, lambda value: not path_problem(value))
+        if len(self.args) > MAX_ARGUMENTS or len(self.environment) > MAX_ENVIRONMENT:
+            raise BundleError("launch.value", "the launch description has too many arguments or environment names")
+        for value in self.args:
+            _require("arg", value, bool)
+        for value in self.environment:
+            _require("env", value, lambda value: _of(value, _NAME) and not value[0].isdigit())
+        self._check_probes()
+
+    def _check_probes(self) -> None:
+        http, command, timeout_s = self.probes.http, self.probes.command, self.probes.timeout_s
+        if http is not None:
+            port, slash, path = http.partition("/")
+            digits = port.isascii() and port.isdigit() and len(port) <= 5 and port[0] != "0"
+            if not (
+                digits and int(port) < 65536 and slash and path.isascii() and path.isprintable() and " " not in path
+            ):
+                raise BundleError("launch.probe", f"{http[:80]!r} is not PORT/PATH", "write it as 8080/health")
+        if command is not None:
+            words = command.split(" ")
+            if not printable(command) or len(command.encode()) > MAX_VALUE or "" in words or path_problem(words[0]):
+                raise BundleError(
+                    "launch.probe",
+                    f"{command[:80]!r} is not a command of the release",
+                    "name a file of the release by its path, then arguments parted by single spaces: bin/check --quick",
+                )
+        if not 1 <= timeout_s <= MAX_TIMEOUT_S:
+            raise BundleError("launch.probe", f"a probe's time is 1 to {MAX_TIMEOUT_S} seconds, not {timeout_s}")
+
+    def encode(self) -> bytes:
+        """The bytes of `.beamfleet/launch`; errors as `check`."""
+        self.check()
+        pairs = [(key, getattr(self, key)) for key in _SINGLE]
+        pairs += [
+            (f"boot_var.{i}", f"{name}={value}") for i, (name, value) in enumerate(sorted(self.boot_vars.items()))
+        ]
+        pairs += [(f"arg.{i}", value) for i, value in enumerate(self.args)]
+        pairs += [(f"env.{i}", value) for i, value in enumerate(self.environment)]
+        pairs += [
+            ("distribution", self.distribution),
+            ("probe_http", self.probes.http or ""),
+            ("probe_command", self.probes.command or ""),
+            ("probe_timeout_s", str(self.probes.timeout_s)),
+        ]
+        return "".join(f"{key}={value}\n" for key, value in pairs).encode()
+
+
+def parse(data: bytes) -> Launch:
+    """The description that `data` spells, in the spelling of `encode` and no other; errors `launch.*`."""
+    single: dict[str, str] = {}
+    lists: dict[str, list[str]] = {name: [] for name in _LISTS.values()}
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise BundleError("launch.syntax", "the launch description is not UTF-8") from None
+    for line in text.removesuffix("\n").split("\n"):
+        key, equals, value = line.partition("=")
+        family = _LISTS.get(key.partition(".")[0])
+        if not equals or key in single:
+            raise BundleError("launch.syntax", f"the launch description has a line {line[:80]!r}")
+        if family:
+            lists[family].append(value)
+        else:
+            single[key] = value
+    probe_keys = {f"probe_{name}": single.pop(f"probe_{name}", "") for name in ("http", "command", "timeout_s")}
+    timeout_s = probe_keys["probe_timeout_s"]
+    fields: dict[str, Any] = {
+        **single,
+        "args": lists["args"],
+        "environment": lists["environment"],
+        "boot_vars": dict(pair.partition("=")[::2] for pair in lists["boot_vars"]),
+        "probes": {
+            "http": probe_keys["probe_http"] or None,
+            "command": probe_keys["probe_command"] or None,
+            "timeout_s": int(timeout_s) if _of(timeout_s, string.digits) and len(timeout_s) <= 2 else 0,
+        },
+    }
+    try:
+        launch = msgspec.convert(fields, Launch)
+    except msgspec.ValidationError as error:
+        raise BundleError("launch.syntax", f"the launch description is not one: {error}") from None
+    if launch.encode() != data:
+        raise BundleError("launch.syntax", "the launch description is not in its canonical form")
+    return launch
+
+
+def _of(value: str, letters: frozenset[str] | str) -> bool:
+    return bool(value) and frozenset(letters).issuperset(value)
+
+
+def _require(key: str, value: str, rule: Callable[[str], bool]) -> None:
+    if not printable(value) or len(value.encode(errors="replace")) > MAX_VALUE or not rule(value):
+        raise BundleError("launch.value", f"{value[:80]!r} cannot be {key!r} in a launch description")
