@@ -129,7 +129,7 @@ serve(#{socket := Socket, boot := Boot}) ->
     {ok, Listener} = gen_tcp:listen(0, [{ifaddr, {local, Path}},
                                         binary,
                                         {active, false},
-                                        {backlog, 16},
+                                        {backlog, 128},
                                         {send_timeout, ?SEND_TIMEOUT_MS},
                                         {send_timeout_close, true}]),
     ok = file:change_mode(Path, 8#660),
