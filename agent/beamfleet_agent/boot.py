@@ -1,0 +1,178 @@
+"""The agent's side of the launcher: reads `boot/state`, files requests, rings the doorbell, notices changes.
+
+The launcher alone writes `boot/`; what stands there is the truth about which release runs. The agent asks through
+`requests/` (temporary file, fsync, rename, fsync of the directory), rings, and learns the outcome from `boot/state`.
+Nothing here polls: `watch` has the kernel signal a change of the directory.
+"""
+
+import fcntl
+import os
+import signal
+
+from beamfleet_agent.errors import AgentError
+
+FIELDS = (
+    "format", "slot", "previous", "phase", "attempt", "boots", "power_losses", "starts",
+    "stopped", "cause", "detail", "failed", "last_request", "result", "boot_id",
+)  # fmt: skip
+NUMBERS = frozenset({"attempt", "boots", "power_losses", "starts", "last_request"})
+PHASES = frozenset({"none", "trial", "committed", "reverted", "fallback"})
+
+
+class BootState:
+    """One reading of `boot/state`. Counts are ints, `stopped` is a bool, everything else is text ("" = not set).
+
+    `failed_slot`, `failed_attempt`, `failed_cause` are the parts of `failed`: the newest release that did not stay.
+    """
+
+    __slots__ = (*FIELDS, "failed_slot", "failed_attempt", "failed_cause")
+
+    format: str
+    slot: str
+    previous: str
+    phase: str
+    attempt: int
+    boots: int
+    power_losses: int
+    starts: int
+    stopped: bool
+    cause: str
+    detail: str
+    failed: str
+    last_request: int
+    result: str
+    boot_id: str
+    failed_slot: str
+    failed_attempt: int
+    failed_cause: str
+
+    def __init__(self, values: dict[str, str]) -> None:
+        for name in FIELDS:
+            text = values.get(name, "")
+            if name in NUMBERS:
+                setattr(self, name, int(text) if text.isdecimal() else 0)
+            elif name == "stopped":
+                self.stopped = text == "yes"
+            else:
+                setattr(self, name, text)
+        if self.phase not in PHASES:
+            self.phase = "none"
+        slot, _, rest = self.failed.partition(":")
+        attempt, _, cause = rest.partition(":")
+        self.failed_slot, self.failed_cause = slot, cause
+        self.failed_attempt = int(attempt) if attempt.isdecimal() else 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BootState) and all(getattr(self, f) == getattr(other, f) for f in FIELDS)
+
+    def __hash__(self) -> int:
+        return hash((self.starts, self.last_request, self.phase, self.slot))
+
+    def __repr__(self) -> str:
+        return f"BootState({self.phase} {self.slot} attempt {self.attempt}, start {self.starts}: {self.cause})"
+
+
+def parse(data: bytes) -> BootState:
+    """The state in these bytes; a damaged line is left out, an empty file is phase `none`."""
+    values: dict[str, str] = {}
+    for line in data.decode("ascii", "replace").splitlines():
+        key, separator, value = line.partition("=")
+        if separator:
+            values[key] = value
+    return BootState(values)
+
+
+class Boot:
+    """`boot/`, `requests/` and the doorbell of one application.
+
+    `app_dir` is `.../apps/main`, `run_dir` is `.../run/beamfleet/main`.
+    """
+
+    def __init__(self, app_dir: str, run_dir: str) -> None:
+        self._state = f"{app_dir}/boot/state"
+        self._directory = f"{app_dir}/boot"
+        self._probe = f"{app_dir}/boot/probe"
+        self._requests = f"{app_dir}/requests"
+        self._run = run_dir
+
+    def state(self) -> BootState:
+        """What the launcher wrote last; phase `none` when it has not written anything yet."""
+        return parse(_read(self._state))
+
+    def probe(self) -> tuple[str, int, int] | None:
+        """Slot, attempt and exit status of the newest command probe, or None."""
+        words = _read(self._probe).decode("ascii", "replace").split()
+        if len(words) != 3 or not words[1].isdecimal() or not words[2].isdecimal():
+            return None
+        return words[0], int(words[1]), int(words[2])
+
+    def started(self, starts: int) -> bool:
+        """Whether VM start number `starts` has run its boot script to the end."""
+        return os.path.exists(f"{self._run}/started.{starts}")
+
+    def request(self, line: str) -> int:
+        """File one request durably and ring; its sequence number. Raises AgentError `boot.request` when it cannot."""
+        try:
+            pending = [int(name) for name in os.listdir(self._requests) if name.isdecimal()]
+            sequence = max([self.state().last_request, *pending]) + 1
+            temporary = f"{self._requests}/.{sequence:010d}"
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+            try:
+                os.write(descriptor, line.encode("ascii") + b"\n")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, f"{self._requests}/{sequence:010d}")
+            directory = os.open(self._requests, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise AgentError(
+                "boot.request", f"cannot ask the launcher to {line.split()[0]}: {error}", f"check {self._requests}"
+            ) from error
+        self.ring()
+        return sequence
+
+    def ring(self) -> bool:
+        """Wake the launcher; False when none is listening (it reads `requests/` when it starts)."""
+        try:
+            descriptor = os.open(f"{self._run}/doorbell", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            os.write(descriptor, b"\n")
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def watch(self) -> int | None:
+        """Have the kernel send SIGIO at each change in `boot/`; the descriptor to keep open.
+
+        None when this kernel has no directory notification: then the caller looks at its own pace.
+        """
+        try:
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGIO)
+            fcntl.fcntl(descriptor, fcntl.F_NOTIFY, fcntl.DN_RENAME | fcntl.DN_CREATE | fcntl.DN_MULTISHOT)
+        except OSError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+
+def _read(path: str) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
