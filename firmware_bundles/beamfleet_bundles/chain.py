@@ -20,7 +20,7 @@ from beamfleet_bundles.names import check_product
 
 DIRECTOR = "director"
 DIRECTOR_PATHS = ["assign/*"]
-MAX_METADATA = {"root": 512_000, "timestamp": 16_384, "snapshot": 512_000, "targets": 2_000_000}
+MAX_METADATA = {"root": 512_000, "timestamp": 16_384, "snapshot": 512_000, "targets": 1 << 20}
 """Largest size in bytes of a metadata document; `targets` counts for products as well."""
 
 _HINTS = {

@@ -6,6 +6,7 @@ power cut left behind is overwritten. `create` bears rivals: of several, one win
 """
 
 import os
+import threading
 from pathlib import Path
 
 
@@ -23,7 +24,7 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> bool:
 
 def create(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Makes the new file `path` hold `data`; FileExistsError, and nothing touched, where a file is already."""
-    written = path.with_name(f".{path.name}.{os.getpid()}.new")
+    written = path.with_name(f".{path.name}.{threading.get_native_id()}.new")
     written.unlink(missing_ok=True)
     _write(written, data, mode)
     try:

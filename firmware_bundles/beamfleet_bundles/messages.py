@@ -1,9 +1,9 @@
 """Owns the shape of every JSON message on MQTT: closed schemas, sizes and limits; PROTOCOL.md has them as tables.
 
-`decode` is for whoever receives, on the server above all: everything in a message is hostile until it fits. Objects have
-exactly the fields below, strings are short and carry no control characters and no characters that turn the direction of
-text, integers are at least 0 and below 2^63, nesting ends where the schema ends. The resident agent builds the same JSON
-without this module, and shortens and cleans its strings itself.
+`decode` is for whoever receives, on the server above all: everything in a message is hostile until it fits. Objects
+have exactly the fields below, strings are short and carry no control characters and none that hide or turn text,
+integers are at least 0 and below 2^63, nesting ends where the schema ends. What does not fit is refused, never mended:
+the resident agent builds the same JSON without this module, and shortens and cleans its strings itself.
 """
 
 from typing import Annotated, Final, Literal
@@ -22,6 +22,8 @@ Line = Annotated[str, msgspec.Meta(max_length=256, pattern=_PRINTABLE)]
 Detail = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]
 Word = Annotated[str, msgspec.Meta(max_length=64, pattern=r"\A[0-9A-Za-z._:+-]*\Z")]
 """An identifier, a cause or an error's code; may be empty."""
+Name = Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9_]{0,31}\Z")]
+"""A key of `data` and `memory`."""
 Slot = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{32})?\Z")]
 Hash = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
 Product = Annotated[str, msgspec.Meta(pattern=r"\A([a-z][a-z0-9-]{0,30})?\Z")]
@@ -39,7 +41,7 @@ UpdatePhase = Literal[
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What all messages have in common."""
 
-    v: Literal[1] = 1
+    v: Literal[1]
 
 
 class Presence(Message, frozen=True, kw_only=True):
@@ -122,10 +124,7 @@ class Event(Message, frozen=True, kw_only=True):
     cause: Word
     detail: Detail
     slot: Slot
-    data: Annotated[
-        dict[Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9_]{0,31}\Z")], Count | Line],
-        msgspec.Meta(max_length=16),
-    ]
+    data: Annotated[dict[Name, Count | Line], msgspec.Meta(max_length=16)]
 
 
 class Progress(Message, frozen=True, kw_only=True):
@@ -143,9 +142,7 @@ class Health(Message, frozen=True, kw_only=True):
     time: Count
     verdict: Word
     uptime_ms: Count
-    memory: Annotated[
-        dict[Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9_]{0,31}\Z")], Count], msgspec.Meta(max_length=16)
-    ]
+    memory: Annotated[dict[Name, Count], msgspec.Meta(max_length=16)]
     """Bytes by kind, as the BEAM counts them."""
     processes: Count
     ports: Count
@@ -206,15 +203,23 @@ def decode(kind: str, data: bytes) -> AnyMessage:
     if decoder is None:
         raise BundleError("message.kind", f"{kind[:80]!r} is no kind of message")
     if len(data) > MAX_SIZES[kind]:
-        raise BundleError("message.too_large", f"a {kind} of {len(data)} bytes is larger than {MAX_SIZES[kind]}")
+        raise BundleError("message.too_large", f"message {kind} has {len(data)} bytes, the limit is {MAX_SIZES[kind]}")
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
-        raise BundleError("message.schema", f"a {kind} does not fit: {str(error)[:256]!a}") from None
+        raise BundleError("message.schema", f"message {kind} does not fit: {_shown(error)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError("message.syntax", f"a {kind} is not JSON: {str(error)[:256]!a}") from None
+        raise BundleError("message.syntax", f"message {kind} is not JSON: {_shown(error)}") from None
 
 
 def encode(message: AnyMessage) -> bytes:
     """`message` as it travels, every field written; for what the server sends and for tests."""
     return _ENCODER.encode(message)
+
+
+def _shown(error: Exception) -> str:
+    """What msgspec says, without its regular expressions, and without a character that the sender chose."""
+    text, _, place = str(error).rpartition(" - at ")
+    if "matching regex" in text:
+        text = "Characters that have no place there"
+    return ascii(f"{text[:200]} - at {place[:80]}" if text else place[:200])[1:-1]

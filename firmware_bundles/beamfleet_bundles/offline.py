@@ -49,7 +49,8 @@ def verify_offline(
 ) -> Offline:
     """The facts of the manifest `path`, whose bytes are `manifest`, by the metadata of a bundle.
 
-    metadata: by name and version, `root.N`, `targets.N`, `PRODUCT.N`; roots that follow on `root` are taken in order.
+    metadata: by name and version, `root.N`, `targets.N`, `PRODUCT.N`; other names are not looked at, roots that follow
+    on `root` are taken in order.
     root: the newest trusted root. known: targets metadata that the device holds already; where it is newer than the
     bundle's, it decides who may sign for the product. Errors: `trust.*`, `name.*`.
     """
@@ -96,9 +97,8 @@ def _by_version(metadata: Mapping[str, bytes]) -> dict[str, dict[int, bytes]]:
     documents: dict[str, dict[int, bytes]] = {}
     for name, data in metadata.items():
         role, _, number = name.rpartition(".")
-        if not role or not number.isascii() or not number.isdigit() or len(number) > 18:
-            raise BundleError("trust.malformed", f"the bundle has metadata of the name {name[:80]!r}")
-        documents.setdefault(role, {})[int(number)] = data
+        if role and number.isascii() and number.isdigit() and len(number) <= 16:
+            documents.setdefault(role, {})[int(number)] = data
     return documents
 
 
