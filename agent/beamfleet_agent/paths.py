@@ -1,7 +1,7 @@
 """Owns where everything of the device side lies, as strings derived from one ROOT; never touches the disk.
 
-ROOT is "" on a device and DIR for a device in a directory. Everything below /var/lib/beamfleet is one mount: renames and
-links across two fail.
+ROOT is "" on a device and DIR for a device in a directory. Everything below /var/lib/beamfleet is one mount: renames
+and links across two fail.
 """
 
 

@@ -1,0 +1,87 @@
+"""Owns the values of the update state machine: what the device knows of releases, of its update and of the ground.
+
+Plain tuples: part of the resident agent, where dataclasses would cost 0.9 MB. Two kinds with the same content compare
+equal; `match` tells them apart.
+"""
+
+from typing import NamedTuple
+
+PHASES = ("idle", "downloading", "verified", "staged", "swapping", "trial", "committed", "reverted", "failed")
+PENDING = frozenset({"downloading", "verified", "staged"})
+"""Before the swap: may still be given up."""
+SWAPPED = frozenset({"swapping", "trial"})
+"""The launcher has the word."""
+
+
+class Release(NamedTuple):
+    """What the device must know of a release once its worker has gone. `manifest` is 64 hex digits."""
+
+    manifest: str
+    product: str
+    version: str
+    permanent: tuple[str, ...] = ()
+    """Names of the applications that must run."""
+    probe_http: str = ""
+    """`PORT/PATH` on 127.0.0.1, or empty."""
+    probe_command: bool = False
+    probe_timeout_s: int = 5
+    floor: int = 0
+    """Lowest counter that may be installed once this release is committed."""
+
+    @property
+    def slot(self) -> str:
+        """The slot's name."""
+        return self.manifest[:32]
+
+
+class Update(NamedTuple):
+    """The newest update, finished or not. `origin`: assignment, file, rollback (asked for here) or device (found)."""
+
+    phase: str = "idle"
+    slot: str = ""
+    manifest: str = ""
+    product: str = ""
+    version: str = ""
+    attempt: int = 0
+    sequence: int = 0
+    origin: str = ""
+    source: str = ""
+    """Path of the bundle file when `origin` is file."""
+    reason: str = ""
+    detail: str = ""
+
+
+class Ground(NamedTuple):
+    """What boot/state says, as far as updates care."""
+
+    slot: str = ""
+    previous: str = ""
+    phase: str = "none"
+    attempt: int = 0
+    cause: str = ""
+    failed_slot: str = ""
+    failed_attempt: int = 0
+    failed_cause: str = ""
+
+
+class State(NamedTuple):
+    """What comes before `ground` is journalled; `ground` and what follows is rebuilt at each start."""
+
+    update: Update = Update()
+    offered: str = ""
+    """The newest assignment that has not been checked yet."""
+    accepted: str = ""
+    """The newest assignment that was checked and decided on."""
+    sequence: int = 0
+    spent: tuple[tuple[str, int], ...] = ()
+    releases: tuple[Release, ...] = ()
+    floor: int = 0
+    """The highest floor of a committed release."""
+    ground: Ground = Ground()
+    job: str = ""
+    """What the worker does now: check, fetch, stage, verify, or nothing."""
+    tries: int = 0
+    refused: str = ""
+    """An assignment that failed its check for good in this life of the agent."""
+    salt: str = ""
+    """Makes the jitter of this device its own."""

@@ -1,0 +1,113 @@
+"""Owns the way of an assignment into a slot: verified against TUF, fitted to the device, fetched, written, verified.
+
+    refresh metadata -> verify the assignment -> checked, wait for the agent's word
+    -> the product's signature on the same bytes -> fit, floor -> manifest -> room -> pack -> slot
+
+A slot that is there already is verified and used. Nothing is written outside trust/ and staging/ before it is verified.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from beamfleet_bundles import assignment as assignments
+from beamfleet_bundles import manifest as manifests
+from beamfleet_bundles import names, pack, trust
+from beamfleet_bundles.bundle import MAX_PACK
+from beamfleet_bundles.chain import MAX_METADATA
+from beamfleet_bundles.facts import Facts
+from beamfleet_bundles.manifest import FileEntry, Manifest
+
+from beamfleet_agent.errors import AgentError
+from beamfleet_agent.update_state import Release
+from beamfleet_agent.worker import fitness
+from beamfleet_agent.worker.job import Job, release_of
+from beamfleet_agent.worker.transport import Transport
+
+MAX_DOCUMENT = max(MAX_METADATA.values())
+
+
+def poll(job: Job) -> dict[str, Any]:
+    """{"document": the assignment that the server has for this device, or ""}."""
+    data = _transport(job).read("/assignment", assignments.MAX_SIZE, app=job.settings.app)
+    return {"document": data.decode("utf-8", "replace")}
+
+
+def fetch(job: Job) -> dict[str, Any]:
+    """The facts of the release whose slot is now whole; {} when the agent did not want it."""
+    transport, now = _transport(job), datetime.now(UTC)
+    updater = trust.Updater(
+        Path(job.paths.trust),
+        lambda name: transport.stream(f"/metadata/{name}", MAX_DOCUMENT),
+        job.trusted_root(),
+        now,
+    )
+    document = str(job.words["document"]).encode()
+    settings, last = job.settings, int(job.words["sequence"])
+    assigned = assignments.verify(
+        document, updater.targets, device=settings.device, app=settings.app, last=last, now=now
+    )
+    release = None
+    if assigned.path is not None:
+        product, version, _ = names.parse_target_path(assigned.path)
+        release = Release(assigned.sha256, product, version)._asdict()
+    job.tell(checked={"sequence": assigned.sequence, "attempt": assigned.attempt, "release": release})
+    if assigned.path is None or not job.may_proceed():
+        return {}
+    facts = updater.target(assigned.path)
+    assignments.check_match(assigned, facts)
+    fitness.check(facts, settings.hardware)
+    assignments.check_floor(facts, int(job.words["floor"]))
+    try:
+        data = transport.read(f"/targets/{facts.served_path}", facts.length)
+        return into_slot(job, facts, data, transport.stream(f"/packs/{facts.sha256}/full", MAX_PACK))
+    except FileNotFoundError as error:
+        hint = "publish the bundle again; its data is missing on the server"
+        raise AgentError("worker.not_found", f"the server has no {error}", hint) from error
+
+
+def into_slot(job: Job, facts: Facts, manifest_bytes: bytes, chunks: Iterable[bytes]) -> dict[str, Any]:
+    """The facts of the release, once its slot is whole; `chunks` are read only if it was not."""
+    manifest = manifests.decode(facts.verify(manifest_bytes))
+    release = release_of(manifest, facts.custom.floor)
+    with job.slots.lock():
+        if not _there(job, manifest):
+            job.slots.make_room(manifest, job.in_use())
+            job.slots.write(manifest, _pieces(chunks, manifest), lambda done: job.progress(done, manifest.unpacked))
+            job.tell(verified=release)
+            job.slots.publish(manifest.id)
+    return release
+
+
+def clean(job: Job) -> dict[str, Any]:
+    """Empties staging/ of what an earlier worker left there."""
+    with job.slots.lock():
+        return {}
+
+
+def verify(job: Job) -> dict[str, Any]:
+    """The facts of the release in a slot whose every file is as signed. Errors `slot.missing`, `slot.damaged`."""
+    return release_of(job.slots.verify(str(job.words["slot"])))
+
+
+def _there(job: Job, manifest: Manifest) -> bool:
+    """Whether the slot is there and sound. A damaged one is fetched again, unless it is in use: then it stays."""
+    try:
+        job.slots.verify(manifest.id)
+    except AgentError as error:
+        if error.code == "slot.damaged" and manifest.id in job.in_use():
+            raise
+        return False
+    return True
+
+
+def _pieces(chunks: Iterable[bytes], manifest: Manifest) -> Iterable[tuple[FileEntry, bytes]]:
+    yield from pack.unpack(chunks, manifest)
+
+
+def _transport(job: Job) -> Transport:
+    server = job.settings.server
+    if server is None:
+        raise AgentError("enrol.no_server", "this device knows no server", "give agent.toml a [server]")
+    return Transport(server.api, job.paths.ca, (job.paths.cert, job.paths.key))

@@ -1,0 +1,94 @@
+"""Owns what a job stands on: its words, the device's paths and settings, and the line to the agent. Does no job itself.
+
+In:  {"job": NAME, "root": ROOT, ...}   once; later, when the job waits for it, {"proceed": true}
+Out: {"checked": {...}}  {"progress": {"done": n, "total": n}}  {"verified": {...}}  then {"result": {...}} or
+     {"error": {"code", "message", "hint", "patience"}}; patience: how often the same may be tried before it is final
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from beamfleet_bundles.manifest import Manifest
+
+from beamfleet_agent import settings
+from beamfleet_agent.boot import Boot
+from beamfleet_agent.paths import Paths
+from beamfleet_agent.slots import Slots
+from beamfleet_agent.update_state import Release
+
+PROGRESS_EVERY_S = 0.5
+FOREVER = 1 << 30
+SOME = 5
+PATIENCE = {
+    "worker.network": FOREVER,
+    "worker.server": FOREVER,
+    "worker.io": SOME,
+    "slot.busy": SOME,
+    "slot.altered": SOME,
+    "pack.truncated": SOME,
+    "pack.frame": SOME,
+    "pack.trailing": SOME,
+    "trust.expired": FOREVER,
+    "trust.unavailable": FOREVER,
+    "assignment.expired": SOME,
+}
+"""Codes after which the same may be tried again, and how often. All others are final."""
+
+
+class Job:
+    """One job: `words` as the agent sent them."""
+
+    def __init__(self, words: dict[str, Any]) -> None:
+        self.name = str(words["job"])
+        self.words = words
+        root = str(words.get("root", ""))
+        self.settings = settings.load(Paths(root).settings)
+        self.paths = Paths(root, self.settings.app)
+        self.slots = Slots(self.paths.slots, self.paths.staging)
+        self._next_progress = 0.0
+
+    def tell(self, **line: Any) -> None:
+        """One line to the agent."""
+        sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
+        sys.stdout.flush()
+
+    def may_proceed(self) -> bool:
+        """Wait for the agent's word; False when it has gone."""
+        try:
+            return bool(json.loads(sys.stdin.readline())["proceed"])
+        except (ValueError, KeyError, TypeError):
+            return False
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell how many bytes of how many are done, at most twice a second."""
+        now = time.monotonic()
+        if now >= self._next_progress or done == total:
+            self._next_progress = now + PROGRESS_EVERY_S
+            self.tell(progress={"done": done, "total": total})
+
+    def in_use(self) -> set[str]:
+        """The slots that must stay: what runs and what it may go back to."""
+        state = Boot(self.paths.app_dir, self.paths.run_app).state()
+        return {slot for slot in (state.slot, state.previous) if slot}
+
+    def trusted_root(self) -> bytes:
+        """The fleet's first TUF root, as it was laid down."""
+        return Path(self.paths.trust_root).read_bytes()
+
+
+def release_of(manifest: Manifest, floor: int = 0) -> dict[str, Any]:
+    """The facts of a release that the agent keeps."""
+    probes = manifest.launch.probes
+    return Release(
+        manifest=manifest.sha256,
+        product=manifest.product,
+        version=manifest.version,
+        permanent=tuple(app.name for app in manifest.release.applications if app.start == "permanent"),
+        probe_http=probes.http or "",
+        probe_command=probes.command is not None,
+        probe_timeout_s=probes.timeout_s,
+        floor=floor,
+    )._asdict()

@@ -1,0 +1,36 @@
+"""Owns installing from a `.bundle` file, without any network: the metadata inside it proves what may run.
+
+root -> targets -> product -> manifest, all from the file, from the newest root that this device has trusted. What was
+trusted is pinned, so that neither a file nor the network can go back behind it.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from beamfleet_bundles import assignment as assignments
+from beamfleet_bundles import names, offline
+from beamfleet_bundles.bundle import Bundle
+
+from beamfleet_agent.worker import fitness
+from beamfleet_agent.worker.fetch import into_slot
+from beamfleet_agent.worker.job import Job
+
+
+def stage(job: Job) -> dict[str, Any]:
+    """The facts of the release in the bundle file, once its slot is whole. Errors `bundle.*`, `trust.*` and others."""
+    bundle = Bundle.open(Path(str(job.words["path"])))
+    trust_dir, manifest = Path(job.paths.trust), bundle.manifest
+    verified = offline.verify_offline(
+        bundle.metadata,
+        bundle.manifest_bytes,
+        names.target_path(manifest.product, manifest.version, manifest.target),
+        offline.trusted_root(trust_dir, job.trusted_root()),
+        datetime.now(UTC),
+        offline.known_targets(trust_dir),
+    )
+    fitness.check(verified.facts, job.settings.hardware)
+    assignments.check_floor(verified.facts, int(job.words["floor"]))
+    release = into_slot(job, verified.facts, bundle.manifest_bytes, bundle.pack_chunks())
+    offline.pin(trust_dir, verified)
+    return release

@@ -1,0 +1,101 @@
+"""Owns HTTPS to the server: pinned to the fleet's authority, no redirects, no proxy, bounded lengths and waits.
+
+Everything that arrives is bounded here and believed nowhere; whoever asked verifies it. Sends no secret but what it is
+given for one request.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+import urllib3
+
+from beamfleet_agent.errors import AgentError
+
+CONNECT_S, READ_S = 10.0, 60.0
+_PIECE = 1 << 16
+_AGAIN = "the device tries again by itself"
+
+
+class Transport:
+    """Requests to one address. `certificate` is (certificate file, key file), or None before there is one."""
+
+    def __init__(self, address: str, ca: str, certificate: tuple[str, str] | None = None) -> None:
+        self._address = address
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = ca
+        self._session.cert = certificate
+        self._session.headers.update({"Accept-Encoding": "identity", "User-Agent": "beamfleet-agent"})
+
+    def stream(self, path: str, limit: int, **query: str) -> Iterator[bytes]:
+        """The bytes of a GET, in pieces of at most 64 KiB.
+
+        FileNotFoundError for 404 and 410. AgentError: `worker.network` and `worker.server` mend themselves,
+        `worker.refused` does not, `worker.too_large` when there are more than `limit` bytes.
+        """
+        with self._get(path, query) as response:
+            yield from self._body(response, path, limit)
+
+    def read(self, path: str, limit: int, **query: str) -> bytes:
+        """The whole of a small document; empty for 204. Errors as for `stream`."""
+        return b"".join(self.stream(path, limit, **query))
+
+    def post(self, path: str, body: bytes, content_type: str, limit: int, auth: tuple[str, str]) -> bytes:
+        """What the server answers to `body`; a refusal carries the server's own code and words."""
+        response = self._send("POST", path, data=body, headers={"Content-Type": content_type}, auth=auth)
+        with response:
+            return b"".join(self._body(response, path, limit))
+
+    def _get(self, path: str, query: dict[str, str]) -> requests.Response:
+        return self._send("GET", path, params=query or None)
+
+    def _send(self, method: str, path: str, **more: Any) -> requests.Response:
+        try:
+            response = self._session.request(
+                method, self._address + path, timeout=(CONNECT_S, READ_S), allow_redirects=False, stream=True, **more
+            )
+        except requests.exceptions.SSLError as error:
+            raise AgentError("worker.network", f"TLS with {self._address} failed: {_cause(error)}", _AGAIN) from error
+        except (requests.RequestException, OSError) as error:
+            raise AgentError("worker.network", f"{self._address} cannot be reached: {_cause(error)}", _AGAIN) from error
+        if response.status_code in (200, 204):
+            return response
+        with response:
+            raise self._refusal(response, path)
+
+    def _refusal(self, response: requests.Response, path: str) -> AgentError | FileNotFoundError:
+        status = response.status_code
+        try:
+            said = response.json() if len(response.content) < _PIECE else {}
+            code, words = str(said["code"])[:64], str(said.get("detail") or said["title"])[:512]
+        except (ValueError, KeyError, TypeError, AttributeError, requests.RequestException):
+            code, words = "", f"status {status}"
+        if status in (404, 410):
+            return FileNotFoundError(f"{path}: {words}")
+        if status >= 500 or status in (408, 425, 429):
+            return AgentError("worker.server", f"the server cannot answer {path} now: {words}", _AGAIN)
+        return AgentError(code or "worker.refused", f"the server refused {path}: {words}")
+
+    def _body(self, response: requests.Response, path: str, limit: int) -> Iterator[bytes]:
+        received = 0
+        try:
+            for piece in response.raw.stream(_PIECE, decode_content=False):
+                received += len(piece)
+                if received > limit:
+                    raise AgentError("worker.too_large", f"{path} has more than {limit} bytes")
+                yield piece
+        except (requests.RequestException, OSError, urllib3.exceptions.HTTPError) as error:
+            words = f"{path} broke off after {received} bytes: {_cause(error)}"
+            raise AgentError("worker.network", words, _AGAIN) from error
+        promised = response.headers.get("Content-Length", "")
+        if promised.isdecimal() and received != int(promised):
+            raise AgentError("worker.network", f"{path} broke off after {received} of {promised} bytes", _AGAIN)
+
+
+def _cause(error: BaseException) -> str:
+    while True:
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            return f"{error}"[:300] or type(error).__name__
+        error = inner
