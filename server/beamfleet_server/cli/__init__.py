@@ -1,0 +1,107 @@
+"""The operator's command line, `beamfleet`: a client of the operators' API, with two exceptions.
+
+`serve` starts the server, and `bundle build|inspect` work on files alone. Each module here is a noun with its
+commands; what they stand on:
+
+    contexts   servers, tokens, certificates on disk        client     the API: errors, retries, paging
+    keyring    development keys and the pinned root          signing    fetch, verify, sign, compare-and-swap
+    publishing a signed bundle's way to the server           following  waiting for a rollout, with `progress`
+    session    one run of the command                        output     table, json, yaml, name; errors; hostile text
+
+Exit codes: 0 done, 1 error, 2 usage, 3 halted by threshold, 4 aborted, 5 deadline. Nothing heavier than typer is
+imported before a command needs it, so that `--help` and completion answer at once.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from beamfleet_bundles.errors import BeamfleetError
+
+from beamfleet_server import __version__
+from beamfleet_server.cli import (
+    bundles,
+    completion,
+    config,
+    devices,
+    events,
+    flash,
+    initialisation,
+    login,
+    products,
+    push,
+    rollouts,
+    serving,
+    tokens,
+)
+from beamfleet_server.cli.errors import exit_code
+from beamfleet_server.cli.session import Session
+
+app = typer.Typer(
+    name="beamfleet",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"beamfleet {__version__}")
+        raise typer.Exit
+
+
+_VERSION = typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=show_version)
+
+
+@app.callback(epilog=push.EXAMPLES)
+def beamfleet(
+    ctx: typer.Context,
+    config_dir: Annotated[
+        str,
+        typer.Option("--config-dir", metavar="DIR", help="Else $BEAMFLEET_CONFIG_DIR, else ~/.config/beamfleet."),
+    ] = "",
+    context: Annotated[
+        str,
+        typer.Option(
+            "--context",
+            metavar="NAME",
+            help="Which server; else $BEAMFLEET_CONTEXT, else the current one.",
+            autocompletion=completion.contexts,
+        ),
+    ] = "",
+    _version: Annotated[bool, _VERSION] = False,
+) -> None:
+    """Update and watch fleets of Linux devices that run Erlang/OTP or Elixir releases."""
+    Session.of(ctx).choose(config_dir, context)
+
+
+app.command("push", epilog=push.EXAMPLES)(push.push)
+app.add_typer(rollouts.app, name="rollout")
+app.add_typer(devices.app, name="device")
+app.command("events", epilog=events.EXAMPLES)(events.events)
+app.command("health", epilog=config.HEALTH_EXAMPLES)(config.health)
+app.add_typer(bundles.app, name="bundle")
+app.add_typer(products.app, name="product")
+app.command("flash", epilog=flash.EXAMPLES)(flash.flash)
+app.add_typer(tokens.app, name="token")
+app.command("serve", epilog=serving.EXAMPLES)(serving.serve)
+app.command("login", epilog=login.LOGIN_EXAMPLES)(login.login)
+app.command("logout", epilog=login.LOGOUT_EXAMPLES)(login.logout)
+app.add_typer(login.app, name="context")
+app.command("init", epilog=initialisation.EXAMPLES)(initialisation.init)
+app.command("config", epilog=config.CONFIG_EXAMPLES)(config.config)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (`sys.argv` without arguments) and give its exit code."""
+    session = Session.here()
+    try:
+        app(args=arguments, prog_name="beamfleet", obj=session)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BeamfleetError as error:
+        session.output.problem(error)
+        return exit_code(error)
+    return 0

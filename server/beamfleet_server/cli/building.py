@@ -1,0 +1,86 @@
+"""What `bundle build` and `push` share: the options of a build, the build itself, and a bundle in words. No server."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from beamfleet_server.cli.output import Output
+from beamfleet_server.cli.quantities import show_bytes
+
+if TYPE_CHECKING:
+    from beamfleet_bundles.bundle import Bundle
+
+Source = Annotated[
+    Path, typer.Argument(metavar="TARBALL|DIR", help="What rebar3 tar, mix release or systools:make_tar wrote.")
+]
+Product = Annotated[str | None, typer.Option("--product", metavar="NAME", help="Else the release's name, with dashes.")]
+Version = Annotated[str | None, typer.Option("--version", metavar="VERSION", help="Else the release's own version.")]
+Hardware = Annotated[str | None, typer.Option("--hardware", metavar="BOARD", help="Only for this board.")]
+Distribution = Annotated[
+    str, typer.Option("--distribution", metavar="none|loopback", help="Erlang distribution on the device.")
+]
+ProbeHttp = Annotated[
+    str | None, typer.Option("--probe-http", metavar="PORT/PATH", help="Must answer 200 to 299 on 127.0.0.1.")
+]
+ProbeCommand = Annotated[
+    str | None,
+    typer.Option("--probe-command", metavar="'PATH ARG...'", help="A program of the release that must exit 0."),
+]
+ProbeTimeout = Annotated[
+    int, typer.Option("--probe-timeout-s", metavar="N", min=1, max=60, help="Seconds that a probe may take.")
+]
+
+
+class BuildOptions:
+    """What `build` and `push` can say about a bundle beside its source."""
+
+    def __init__(
+        self,
+        product: str | None,
+        version: str | None,
+        hardware: str | None,
+        distribution: str,
+        probe_http: str | None,
+        probe_command: str | None,
+        probe_timeout_s: int,
+    ) -> None:
+        self._names = {"product": product, "version": version, "hardware": hardware, "distribution": distribution}
+        self._probe_http = probe_http
+        self._probe_command = probe_command
+        self._probe_timeout_s = probe_timeout_s
+
+    def build(self, source: Path, out: Path, output: Output) -> "tuple[Bundle, list[str]]":
+        """Build a bundle into a directory, telling people what was found; the bundle and the builder's notices."""
+        from beamfleet_bundles.build.builder import build as run
+        from beamfleet_bundles.bundle import Bundle
+        from beamfleet_bundles.launch import Probes
+
+        probes = Probes(self._probe_http, self._probe_command, self._probe_timeout_s)
+        built = run(source, out_dir=out, probes=probes, **self._names)
+        for notice in built.notices:
+            output.note(f"notice: {notice}")
+        bundle = Bundle.open(built.path)
+        manifest = bundle.manifest
+        output.note(
+            f"{manifest.product} {manifest.version} for {manifest.target}: {manifest.release.kind} release, "
+            f"{len(manifest.files)} files, {show_bytes(manifest.unpacked)}, pack {show_bytes(bundle.pack_size)}"
+        )
+        return bundle, list(built.notices)
+
+
+def describe(bundle: "Bundle") -> dict[str, Any]:
+    """A bundle as scripts see it; sizes in bytes."""
+    manifest = bundle.manifest
+    release = manifest.release
+    return {
+        "path": str(bundle.path),
+        "product": manifest.product,
+        "version": manifest.version,
+        "target": manifest.target,
+        "manifest": manifest.sha256,
+        "size": bundle.pack_size,
+        "unpacked": manifest.unpacked,
+        "files": len(manifest.files),
+        "release": {"name": release.name, "kind": release.kind, "erts": release.erts, "otp": release.otp},
+    }

@@ -1,0 +1,247 @@
+"""`beamfleet bundle`: from a release tarball to a signed bundle on the server, in single steps.
+
+`build` and `inspect` work on files alone; `sign`, `publish` and `list` ask the server.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from beamfleet_bundles.errors import BundleError
+from beamfleet_bundles.names import target_path
+
+from beamfleet_server.cli.building import (
+    BuildOptions,
+    Distribution,
+    Hardware,
+    ProbeCommand,
+    ProbeHttp,
+    ProbeTimeout,
+    Product,
+    Source,
+    Version,
+    describe,
+)
+from beamfleet_server.cli.keyring import Keyring
+from beamfleet_server.cli.options import Printed, examples, group
+from beamfleet_server.cli.output import Column, Format, Item
+from beamfleet_server.cli.progress import open_with_progress
+from beamfleet_server.cli.quantities import show_bytes
+from beamfleet_server.cli.session import Session
+
+if TYPE_CHECKING:
+    from beamfleet_bundles.bundle import Bundle
+
+app = group("Build, inspect, sign and publish bundles step by step.")
+
+BundleFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .bundle file.")]
+
+
+@app.command(
+    "build",
+    epilog=examples(
+        "beamfleet bundle build _build/prod/rel/my_app/my_app-1.0.0.tar.gz",
+        "beamfleet bundle build my_app-1.0.0.tar.gz --hardware rpi4 --probe-http 8080/health --out bundles",
+    ),
+)
+def build(
+    ctx: typer.Context,
+    source: Source,
+    product: Product = None,
+    version: Version = None,
+    hardware: Hardware = None,
+    distribution: Distribution = "none",
+    probe_http: ProbeHttp = None,
+    probe_command: ProbeCommand = None,
+    probe_timeout_s: ProbeTimeout = 5,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where PRODUCT-VERSION-TARGET.bundle goes.")
+    ] = Path(),
+    output: Printed = Format.TABLE,
+) -> None:
+    """Build an unsigned bundle from a release: relx, mix or systools; no server is asked.
+
+    The same input gives the same bytes.
+    """
+    session = Session.of(ctx, output)
+    options = BuildOptions(product, version, hardware, distribution, probe_http, probe_command, probe_timeout_s)
+    bundle, notices = options.build(source, out, session.output)
+    session.output.done(
+        {**describe(bundle), "notices": notices},
+        f"built {bundle.path}",
+        "path",
+        f"beamfleet bundle publish {bundle.path}",
+    )
+
+
+@app.command(
+    "inspect",
+    epilog=examples(
+        "beamfleet bundle inspect my-app-1.0.0-x86_64-glibc-otp25.bundle", "beamfleet bundle inspect FILE -o json"
+    ),
+)
+def inspect(
+    ctx: typer.Context,
+    file: BundleFile,
+    files: Annotated[bool, typer.Option("--files", help="List every file.")] = False,
+    output: Printed = Format.TABLE,
+) -> None:
+    """Show what is in a bundle and whether it is whole; with a known root also whether its signature holds."""
+    from beamfleet_bundles.bundle import Bundle
+
+    session = Session.of(ctx, output)
+    bundle = Bundle.open(file)
+    bundle.verify()
+    signature = _signature(session, bundle)
+    content = _builtins(bundle.manifest)
+    item = {**describe(bundle), "signature": signature, "metadata": sorted(bundle.metadata), "content": content}
+    session.output.item(item, _facts(bundle, item), "path")
+    if files and session.output.for_people:
+        session.output.blank()
+        session.output.items(content["entries"], _FILES, "path", "")
+
+
+@app.command("sign", epilog=examples("beamfleet bundle sign my-app-1.0.0-x86_64-glibc-otp25.bundle"))
+def sign(
+    ctx: typer.Context,
+    file: BundleFile,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write there; else FILE itself is replaced.")
+    ] = None,
+    output: Printed = Format.TABLE,
+) -> None:
+    """Sign a bundle with its product's key, on top of what the server has; publish it soon, before others publish."""
+    from beamfleet_bundles.bundle import Bundle
+
+    from beamfleet_server.cli.signing import Signing
+
+    session = Session.of(ctx, output)
+    bundle = Bundle.open(file)
+    bundle.verify()
+    signed = Signing(session.client, session.context.keys).sign(bundle.manifest)
+    bundle.with_metadata(out or file, signed.metadata)
+    item = {
+        **describe(Bundle.open(out or file)),
+        "counter": signed.facts.custom.counter,
+        "metadata": sorted(signed.metadata),
+    }
+    session.output.done(
+        item,
+        f"signed {out or file} as release {item['counter']} of {item['product']}",
+        "path",
+        f"beamfleet bundle publish {out or file}",
+    )
+
+
+@app.command("publish", epilog=examples("beamfleet bundle publish my-app-1.0.0-x86_64-glibc-otp25.bundle"))
+def publish(ctx: typer.Context, file: BundleFile, output: Printed = Format.TABLE) -> None:
+    """Upload a bundle, signing it first where that is needed. Safe to repeat."""
+    from beamfleet_bundles.bundle import Bundle
+
+    session = Session.of(ctx, output)
+    item = publish_bundle(session, Bundle.open(file))
+    session.output.done(
+        item,
+        f"{file} is published{' already' if item['already'] else ''}",
+        "manifest",
+        f"beamfleet rollout start {item['product']} {item['version']} -l key=value",
+    )
+
+
+@app.command("list", epilog=examples("beamfleet bundle list", "beamfleet bundle list --product sensor-gateway -o json"))
+def list_bundles(
+    ctx: typer.Context,
+    product: Annotated[str, typer.Option("--product", help="Only of this product.")] = "",
+    version: Annotated[str, typer.Option("--version", help="Only of this version.")] = "",
+    output: Printed = Format.TABLE,
+) -> None:
+    """List published bundles."""
+    session = Session.of(ctx, output)
+    bundles = list(session.client.pages("/bundles", {"product": product, "version": version}))
+    session.output.items(
+        bundles, _COLUMNS, "manifest", "no bundle yet; `beamfleet push TARBALL -l key=value` publishes one"
+    )
+
+
+def publish_bundle(session: Session, bundle: "Bundle") -> Item:
+    """Publish with the signature that the bundle has, or a new one."""
+    from beamfleet_server.cli.publishing import Publishing
+    from beamfleet_server.cli.signing import Signing
+
+    publishing = Publishing(
+        session.client,
+        Signing(session.client, session.context.keys),
+        lambda path: open_with_progress(path, session.output.stderr),
+    )
+    with tempfile.TemporaryDirectory(prefix="beamfleet-") as scratch:
+        way = publishing.publish_signed if bundle.metadata else publishing.publish
+        return way(bundle, Path(scratch) / "signed.bundle")
+
+
+def _signature(session: Session, bundle: "Bundle") -> dict[str, Any]:
+    """{state: unsigned|unchecked|trusted|untrusted, reason, counter}, held against the pinned root if there is one."""
+    if not bundle.metadata:
+        return {"state": "unsigned", "reason": "", "counter": None}
+    root = Keyring(session.context.keys).pinned() if session.contexts.all() else None
+    if root is None:
+        return {"state": "unchecked", "reason": "no root is pinned here", "counter": None}
+    from beamfleet_bundles.offline import verify_offline
+
+    manifest = bundle.manifest
+    path = target_path(manifest.product, manifest.version, manifest.target)
+    try:
+        proven = verify_offline(bundle.metadata, bundle.manifest_bytes, path, root, datetime.now(UTC))
+    except BundleError as error:
+        return {"state": "untrusted", "reason": str(error), "counter": None}
+    return {"state": "trusted", "reason": "", "counter": proven.facts.custom.counter}
+
+
+def _builtins(manifest: object) -> dict[str, Any]:
+    import msgspec
+
+    content: dict[str, Any] = msgspec.to_builtins(manifest)
+    return content
+
+
+def _facts(bundle: "Bundle", item: Item) -> Sequence[tuple[str, object]]:
+    manifest, signature = bundle.manifest, item["signature"]
+    requires, launch = manifest.requires, manifest.launch
+    release = manifest.release
+    counter = f", release {signature['counter']}" if signature["counter"] else ""
+    probes = [f"HTTP {launch.probes.http}" if launch.probes.http else "", launch.probes.command or ""]
+    return [
+        ("bundle", bundle.path),
+        ("product", manifest.product),
+        ("version", manifest.version),
+        ("target", manifest.target),
+        ("manifest", item["manifest"]),
+        ("signature", f"{signature['state']}{counter}" + (f": {signature['reason']}" if signature["reason"] else "")),
+        ("metadata", ", ".join(item["metadata"])),
+        ("release", f"{release.name} ({release.kind}), OTP {release.otp}, ERTS {release.erts}"),
+        ("needs", " ".join([requires.machine, requires.libc, requires.libc_version, *requires.libraries])),
+        ("distribution", launch.distribution),
+        ("probes", "; ".join(probe for probe in probes if probe)),
+        ("environment", " ".join(launch.environment)),
+        ("size", f"{len(manifest.files)} files, {show_bytes(manifest.unpacked)}, pack {show_bytes(bundle.pack_size)}"),
+        ("applications", " ".join(f"{app.name}-{app.version}" for app in release.applications)),
+    ]
+
+
+_COLUMNS = (
+    Column("PRODUCT", lambda bundle: bundle["product"]),
+    Column("VERSION", lambda bundle: bundle["version"]),
+    Column("TARGET", lambda bundle: bundle["target"]),
+    Column("COUNTER", lambda bundle: bundle["counter"], right=True),
+    Column("PACK", lambda bundle: show_bytes(bundle["size"]), right=True),
+    Column("UNPACKED", lambda bundle: show_bytes(bundle["unpacked"]), right=True),
+    Column("MANIFEST", lambda bundle: bundle["manifest"][:32]),
+    Column("CREATED", lambda bundle: bundle["created"]),
+)
+_FILES = (
+    Column("MODE", lambda entry: entry.get("mode", "link")),
+    Column("SIZE", lambda entry: entry.get("size"), right=True),
+    Column("PATH", lambda entry: entry["path"] + (f" -> {entry['target']}" if "target" in entry else "")),
+)

@@ -1,0 +1,218 @@
+"""The command line's connection to the operators' API: HTTPS against the pinned fleet CA, with a bearer token.
+
+An answer that is an error becomes a RemoteError with the server's code, message and hint. Only a GET is tried again,
+with back-off, for as long as the caller has patience: that is what carries a wait over a restart of the server.
+Whatever changes something is sent once. Redirects are not followed, netrc is not read. This module never prints.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from beamfleet_server.cli.contexts import Context
+from beamfleet_server.cli.errors import CommandError, RemoteError
+from beamfleet_server.errors import ServerError
+
+if TYPE_CHECKING:
+    import requests
+
+PREFIX = "/api/v1"
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 60
+UPLOAD_TIMEOUT_S = 900
+PATIENCE_S = 2.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
+PAGE = 500
+_SILENCE = frozenset({"server.unreachable", "server.timeout"})
+_UNAVAILABLE = frozenset({502, 503, 504})
+
+Json = dict[str, Any]
+
+
+class Client:
+    """The API of one context's server.
+
+    `token` is asked for when the first request is made. `pause` sleeps for seconds, `clock` is a monotonic clock in
+    seconds. `timeout_s` is how long an answer may take, `patience_s` how long a GET is tried again.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        ca: Path,
+        token: Callable[[], str],
+        *,
+        timeout_s: float = READ_TIMEOUT_S,
+        patience_s: float = PATIENCE_S,
+        pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.server = server
+        self._ca = ca
+        self._token = token
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._pause = pause
+        self._clock = clock
+        self._session: requests.Session | None = None
+
+    @classmethod
+    def of(cls, context: Context) -> "Client":
+        return cls(context.server, context.ca, context.token)
+
+    def get(
+        self,
+        path: str,
+        query: Mapping[str, object] | None = None,
+        *,
+        patience_s: float | None = None,
+        on_trouble: Callable[[ServerError], None] = lambda _: None,
+    ) -> Json:
+        """The JSON object at a path under /api/v1.
+
+        A server that does not answer is asked again for `patience_s` seconds; `on_trouble` hears of each failure.
+        """
+        return self._object(self._patiently(path, query, patience_s, on_trouble))
+
+    def get_bytes(self, path: str) -> bytes | None:
+        """The bytes at a path, or None where there are none (404)."""
+        try:
+            return self._patiently(path, None, None, lambda _: None).content
+        except RemoteError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def pages(self, path: str, query: Mapping[str, object] | None = None, limit: int = 0) -> Iterator[Json]:
+        """Every item of a list, page by page; at most `limit` when that is not 0."""
+        cursor: object = None
+        left = limit
+        while True:
+            asked = {**(query or {}), "limit": min(left, PAGE) if limit else PAGE, "cursor": cursor}
+            page = self.get(path, asked)
+            items = page["items"][:left] if limit else page["items"]
+            yield from items
+            left -= len(items)
+            cursor = page.get("next")
+            if cursor is None or (limit and left <= 0):
+                return
+
+    def post(self, path: str, body: Mapping[str, object]) -> Json:
+        return self._object(self._send("POST", path, json=dict(body)))
+
+    def patch(self, path: str, body: Mapping[str, object]) -> Json:
+        return self._object(self._send("PATCH", path, json=dict(body)))
+
+    def upload(self, path: str, content: IO[bytes]) -> Json:
+        """POST a file as it is read; its length is announced, its type is application/octet-stream."""
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._object(self._send("POST", path, data=content, headers=headers, timeout_s=UPLOAD_TIMEOUT_S))
+
+    def _patiently(
+        self,
+        path: str,
+        query: Mapping[str, object] | None,
+        patience_s: float | None,
+        on_trouble: Callable[[ServerError], None],
+    ) -> "requests.Response":
+        end = self._clock() + (self._patience_s if patience_s is None else patience_s)
+        pause_s = FIRST_PAUSE_S
+        params = {key: str(value) for key, value in (query or {}).items() if value not in (None, "")}
+        while True:
+            try:
+                return self._send("GET", path, params=params)
+            except ServerError as error:
+                if not _passing(error) or self._clock() + pause_s > end:
+                    raise
+                on_trouble(error)
+            self._pause(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _send(self, method: str, path: str, *, timeout_s: float = 0, **content: Any) -> "requests.Response":
+        import requests
+
+        if self._session is None:
+            self._session = requests.Session()
+            self._session.auth = _bearer(self._token())
+        url = f"{self.server}{PREFIX}{path}"
+        try:
+            response = self._session.request(
+                method,
+                url,
+                timeout=(min(CONNECT_TIMEOUT_S, self._timeout_s), timeout_s or self._timeout_s),
+                verify=str(self._ca),
+                allow_redirects=False,
+                **content,
+            )
+        except (requests.exceptions.SSLError, OSError) as error:
+            raise self._trouble(error) from error
+        if not response.ok or response.is_redirect:
+            raise self._refusal(response)
+        return response
+
+    def _trouble(self, error: Exception) -> CommandError:
+        import requests
+
+        match error:
+            case requests.exceptions.SSLError():
+                return CommandError(
+                    "server.untrusted",
+                    f"the certificate of {self.server} is not from the CA in {self._ca}",
+                    "log in again with --ca FILE (the server's ca.pem) and a name that the server has",
+                )
+            case requests.exceptions.Timeout():
+                return CommandError(
+                    "server.timeout", f"{self.server} does not answer in time", "try again; is the server busy?"
+                )
+            case requests.exceptions.RequestException():
+                return CommandError(
+                    "server.unreachable",
+                    f"{self.server} cannot be reached",
+                    "is `beamfleet serve` running, and on this port?",
+                )
+            case _:
+                return CommandError(
+                    "server.ca_missing", f"the CA file {self._ca} cannot be read", "log in again with --ca FILE"
+                )
+
+    def _refusal(self, response: "requests.Response") -> RemoteError:
+        try:
+            problem = response.json()
+            code, message, hint = problem["code"], problem.get("detail") or problem["title"], problem.get("hint", "")
+            if not all(isinstance(text, str) for text in (code, message, hint)):
+                raise TypeError("a problem's members are strings")
+        except (ValueError, TypeError, KeyError):
+            code = "server.unavailable" if response.status_code in _UNAVAILABLE else "server.malformed"
+            message = f"{self.server} answered {response.status_code} without saying why"
+            hint = "is this the operators' address of a beamfleet server?"
+        return RemoteError(code, message, hint, response.status_code)
+
+    def _object(self, response: "requests.Response") -> Json:
+        try:
+            document = response.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise CommandError(
+                "server.malformed",
+                f"{self.server} did not answer with a JSON object",
+                "is this the operators' address of a beamfleet server?",
+            )
+        return document
+
+
+def _bearer(token: str) -> "Callable[[requests.PreparedRequest], requests.PreparedRequest]":
+    """As an `auth` object, because requests would otherwise take credentials from ~/.netrc in place of the token."""
+
+    def sign(request: "requests.PreparedRequest") -> "requests.PreparedRequest":
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    return sign
+
+
+def _passing(error: ServerError) -> bool:
+    """True for what goes away when a server has started again."""
+    return error.code in _SILENCE or (isinstance(error, RemoteError) and error.status in _UNAVAILABLE)

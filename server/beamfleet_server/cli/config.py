@@ -1,0 +1,67 @@
+"""`beamfleet config` and `beamfleet health`: what is set, where that came from, and whether the centre is well."""
+
+import typer
+
+from beamfleet_server.cli.options import Printed, examples
+from beamfleet_server.cli.output import Column, Format, Item
+from beamfleet_server.cli.session import Session
+
+CONFIG_EXAMPLES = examples("beamfleet config", "beamfleet config -o json")
+HEALTH_EXAMPLES = examples("beamfleet health", "beamfleet health -o json")
+
+
+def config(ctx: typer.Context, output: Printed = Format.TABLE) -> None:
+    """Show every setting with its source.
+
+    First those of this command line, then those of the server. Sources: default, file, environment, flag. Secrets are
+    never shown.
+    """
+    session = Session.of(ctx, output)
+    settings = local_settings(session)
+    if session.contexts.all():
+        settings += [{"side": "server", **setting} for setting in session.client.pages("/config")]
+    else:
+        session.output.note("not logged in: the server's settings are not shown")
+    session.output.items(settings, _COLUMNS, "key", "")
+
+
+def health(ctx: typer.Context, output: Printed = Format.TABLE) -> None:
+    """Show whether server and broker are up, and who is online."""
+    session = Session.of(ctx, output)
+    health = session.client.get("/health")
+    session.output.item(
+        {"server": session.client.server, **health},
+        [
+            ("server", f"{health['status']} ({session.client.server})"),
+            ("broker", health["broker"]),
+            ("devices", f"{health['online']} of {health['devices']} online"),
+        ],
+        "status",
+    )
+
+
+def local_settings(session: Session) -> list[Item]:
+    """The settings of the command line itself: {side, key, value, source}."""
+    directory, directory_source = session.config_dir
+    name, name_source = session.context_name
+    settings: list[tuple[str, object, str]] = [
+        ("config_dir", directory, directory_source),
+        ("context", name, name_source),
+    ]
+    if session.contexts.all():
+        context = session.context
+        settings += [
+            ("server", context.server, "file"),
+            ("ca", context.ca, "file"),
+            ("token", "(set)" if context.token_file.exists() else "", "file"),
+            ("keys", context.keys, "default"),
+        ]
+    return [{"side": "client", "key": key, "value": str(value), "source": source} for key, value, source in settings]
+
+
+_COLUMNS = (
+    Column("SIDE", lambda setting: setting["side"]),
+    Column("SETTING", lambda setting: setting["key"]),
+    Column("VALUE", lambda setting: setting["value"]),
+    Column("SOURCE", lambda setting: setting["source"]),
+)

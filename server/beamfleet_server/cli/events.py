@@ -1,0 +1,75 @@
+"""`beamfleet events`: what happened in the fleet, newest last, or live."""
+
+from typing import Annotated
+
+import typer
+
+from beamfleet_server.cli import completion
+from beamfleet_server.cli.following import PATIENCE_S, Outage
+from beamfleet_server.cli.options import Printed, examples
+from beamfleet_server.cli.output import Column, Format, Item, cell
+from beamfleet_server.cli.quantities import parse_time
+from beamfleet_server.cli.session import Session
+
+WAIT_S = 25
+
+
+def events(
+    ctx: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as things happen, until Ctrl-C.")] = False,
+    device: Annotated[
+        str, typer.Option("--device", metavar="DEVICE", help="Only this one.", autocompletion=completion.devices)
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="How many of the newest.")] = 50,
+    output: Printed = Format.TABLE,
+) -> None:
+    """Show what happened in the fleet, or follow it live.
+
+    Restarts with their causes, updates, enrolments, rollouts. With --follow, -o json prints one object a line.
+    """
+    session = Session.of(ctx, output)
+    newest = session.client.get("/events", {"device": device, "limit": limit, "newest": "true"})["items"]
+    if not follow:
+        session.output.items(newest, _COLUMNS, "id", "nothing has happened yet")
+        return
+    for event in newest:
+        session.output.line(event, sentence(event), "id")
+    after = newest[-1]["id"] if newest else 0
+    outage = Outage(session.output.note)
+    while True:
+        page = session.client.get(
+            "/events",
+            {"device": device, "after": after, "wait_s": WAIT_S},
+            patience_s=PATIENCE_S,
+            on_trouble=outage.begin,
+        )
+        outage.end()
+        for event in page["items"]:
+            session.output.line(event, sentence(event), "id")
+            after = event["id"]
+
+
+def sentence(event: Item) -> str:
+    """An event as one line: time in the viewer's zone, device, kind, cause, detail."""
+    time = parse_time(event["time"])
+    words = [
+        f"{time.astimezone():%Y-%m-%d %H:%M:%S}" if time else "-",
+        cell(event["device"]),
+        event["kind"],
+        event["cause"],
+    ]
+    if event.get("rollout"):
+        words.append(f"rollout {event['rollout']}")
+    return "  ".join(str(word) for word in [*words, event["detail"]] if word)
+
+
+_COLUMNS = (
+    Column("TIME", lambda event: event["time"]),
+    Column("DEVICE", lambda event: event["device"]),
+    Column("EVENT", lambda event: event["kind"]),
+    Column("CAUSE", lambda event: event["cause"]),
+    Column("ROLLOUT", lambda event: event["rollout"]),
+    Column("DETAIL", lambda event: event["detail"]),
+)
+
+EXAMPLES = examples("beamfleet events", "beamfleet events --follow --device gw-1")

@@ -1,0 +1,201 @@
+"""`beamfleet flash`: makes a directory a device of this fleet.
+
+It asks the server where its listeners are, which CA and which TUF root the device has to trust, and for a one-time
+token; then it hands everything to `beamfleet-agent setup`, a child process, on its stdin: no secret is ever in an
+argument. The agent's setup lays the files down; this module writes nothing below the root.
+"""
+
+import base64
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from beamfleet_bundles.names import check_device
+
+from beamfleet_server.cli.errors import CommandError, RemoteError
+from beamfleet_server.cli.labels import parse_labels
+from beamfleet_server.cli.options import Labels, Printed, examples
+from beamfleet_server.cli.output import Format
+from beamfleet_server.cli.session import Session
+from beamfleet_server.cli.tokens import create_token
+
+EXAMPLES = examples(
+    "beamfleet flash --root device-1 --device gw-1 -l site=berlin --single-user",
+    "beamfleet flash --root /mnt/card --device gw-2 --env-file gw-2.env",
+)
+APP = "main"
+IDENTITY = Path("var/lib/beamfleet/identity/cert.pem")
+TOKEN_LIFE_S = 3600
+AFTER_TRIAL_S = 30
+SETUP_TIMEOUT_S = 300
+_ANYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 (compared, not bound)
+
+
+def flash(
+    ctx: typer.Context,
+    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="The root directory of the device.")],
+    device: Annotated[str, typer.Option("--device", metavar="ID", help="Small letters, digits and dashes.")],
+    labels: Labels = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", metavar="FILE", help="A token from `token create`; else one is made.")
+    ] = None,
+    environment: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="KEY=VALUE", help="For the release's environment (app.env); repeat for more."),
+    ] = None,
+    env_file: Annotated[
+        Path | None,
+        typer.Option("--env-file", metavar="FILE", help="KEY=VALUE lines for app.env; the place for secrets."),
+    ] = None,
+    single_user: Annotated[
+        bool, typer.Option("--single-user", help="Everything runs as you: a device in a directory.")
+    ] = False,
+    allow_unsafe_filesystem: Annotated[
+        bool, typer.Option("--allow-unsafe-filesystem", help="Also where a power cut may lose files. For trials.")
+    ] = False,
+    trial_s: Annotated[
+        int, typer.Option("--trial-s", metavar="N", min=1, help="Seconds that a new release has to stay healthy.")
+    ] = 30,
+    trial_deadline_s: Annotated[
+        int | None,
+        typer.Option(
+            "--trial-deadline-s", metavar="N", min=2, help="Seconds after which a trial reverts; else trial + 30."
+        ),
+    ] = None,
+    health_interval_s: Annotated[
+        int, typer.Option("--health-interval", metavar="N", min=1, help="Seconds between health reports.")
+    ] = 60,
+    output: Printed = Format.TABLE,
+) -> None:
+    """Make a directory a device of this fleet.
+
+    Lays down agent, launcher, configuration and a one-time token. The device makes its own key and enrols by itself
+    when it starts. Safe to repeat: an enrolled device keeps its identity, its releases and its data.
+    """
+    from beamfleet_server.cli.signing import Signing
+
+    session = Session.of(ctx, output)
+    check_device(device)
+    variables = _variables(environment or [], env_file)
+    wanted = parse_labels(labels or ())
+    if importlib.util.find_spec("beamfleet_agent") is None:
+        raise CommandError(
+            "flash.agent_missing",
+            f"beamfleet-agent is not installed beside {sys.executable}",
+            "pip install beamfleet-agent",
+        )
+    info = session.client.get("/server")
+    tuf_root = Signing(session.client, session.context.keys).root()
+    enrolled = (root / IDENTITY).exists()
+    token = _token(session, device, wanted, token_file) if not enrolled else None
+    settings = {
+        "device": device,
+        "app": APP,
+        "server": addresses(info["listeners"], session.context.server),
+        "ca_pem": info["fleet_ca"],
+        "root_json_base64": base64.b64encode(tuf_root).decode("ascii"),
+        "token": token,
+        "env": variables,
+        "single_user": single_user,
+        "allow_unsafe_filesystem": allow_unsafe_filesystem,
+        "trial_s": trial_s,
+        "trial_deadline_s": trial_deadline_s or trial_s + AFTER_TRIAL_S,
+        "health_interval_s": health_interval_s,
+        "python": sys.executable,
+    }
+    answer = set_up(root, settings)
+    if enrolled and wanted:
+        session.client.patch(f"/devices/{device}", {"labels": wanted})
+    run = root / "run"
+    session.output.done(
+        {"device": device, "root": str(root), "run": str(run), "enrolled": enrolled, "setup": answer},
+        f"{root} is {'again ' if enrolled else ''}device {device}",
+        "device",
+        f"{run} starts it; beamfleet device show {device}",
+    )
+
+
+def addresses(listeners: Mapping[str, Mapping[str, Any]], server: str) -> dict[str, str]:
+    """Where a device finds the server: {api, enrol} URLs and {mqtt} host:port.
+
+    A listener that names no host of its own is where the operator reached the server.
+    """
+    known = urlsplit(server).hostname or ""
+
+    def place(name: str) -> str:
+        host = str(listeners[name]["host"])
+        host = known if host in _ANYWHERE else host
+        return f"{f'[{host}]' if ':' in host else host}:{listeners[name]['port']}"
+
+    return {"api": f"https://{place('devices')}", "enrol": f"https://{place('enrolment')}", "mqtt": place("mqtt")}
+
+
+def set_up(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the agent's setup on a root directory; what it says it did. Its own error, or `flash.agent_failed`."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "beamfleet_agent", "setup", "--root", str(root)],
+            input=json.dumps(settings),
+            capture_output=True,
+            text=True,
+            timeout=SETUP_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandError(
+            "flash.agent_failed",
+            f"beamfleet-agent setup has not ended in {SETUP_TIMEOUT_S} s",
+            "flash again; it is safe to repeat",
+        ) from None
+    try:
+        answer = json.loads(done.stdout)
+        if done.returncode == 0 and isinstance(answer, dict):
+            return answer
+        error = answer["error"]
+        code, message, hint = (str(error.get(key, "")) for key in ("code", "message", "hint"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        last = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        raise CommandError(
+            "flash.agent_failed", f"beamfleet-agent setup failed: {last}", "flash again; it is safe to repeat"
+        ) from None
+    raise RemoteError(code, message, hint)
+
+
+def _token(session: Session, device: str, labels: dict[str, str], token_file: Path | None) -> str:
+    if token_file is None:
+        texts = [f"{key}={value}" for key, value in labels.items()]
+        return str(create_token(session.client, device, texts, TOKEN_LIFE_S)["token"])
+    try:
+        return token_file.read_text().strip()
+    except OSError as error:
+        raise CommandError(
+            "file.unreadable", f"cannot read the token, {token_file}: {error.strerror}", "check the path"
+        ) from error
+
+
+def _variables(pairs: list[str], file: Path | None) -> dict[str, str]:
+    """Environment variables of the file, then of the flags. `usage.environment` for what is not KEY=VALUE."""
+    lines = list(pairs)
+    if file:
+        try:
+            lines = [
+                line for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")
+            ] + lines
+        except OSError as error:
+            raise CommandError("file.unreadable", f"cannot read {file}: {error.strerror}", "check the path") from error
+    variables: dict[str, str] = {}
+    for line in lines:
+        key, equals, value = line.partition("=")
+        if not equals or not key.isidentifier() or not key.isascii() or os.linesep in value or "\0" in value:
+            raise CommandError(
+                "usage.environment", f"{key!r} is not set to anything", "KEY=VALUE, as in --env PORT=8080"
+            )
+        variables[key] = value
+    return variables

@@ -1,0 +1,57 @@
+"""Figures as people write and read them: durations, bytes, times. Pure; never reads a clock."""
+
+import re
+from datetime import UTC, datetime
+
+from beamfleet_server.cli.errors import CommandError
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"(\d{1,9})([smhd]?)")
+_KILO = 1000
+
+
+def parse_duration(text: str) -> int:
+    """Seconds of `90`, `90s`, `15m`, `1h` or `7d`, more than zero; `usage.duration` otherwise."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match or int(match[1]) == 0:
+        raise CommandError("usage.duration", f"{text!r} is not a duration", "a number and a unit: 90s, 15m, 1h, 7d")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def parse_time(text: str) -> datetime | None:
+    """A time of the API (RFC 3339), or None when it is none."""
+    try:
+        time = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def show_duration(seconds: float) -> str:
+    """The two largest units: `45s`, `3m 20s`, `2h 5m`, `9d 3h`."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for unit in "dhms":
+        count, left = divmod(left, _UNITS[unit])
+        if count or parts or unit == "s":
+            parts.append(f"{count}{unit}")
+    shown = [part for part in parts[:2] if part[0] != "0" or len(parts) == 1]
+    return " ".join(shown) or parts[0]
+
+
+def show_since(text: str | None, now: datetime) -> str:
+    """How long ago a time of the API was: `3m 20s ago`; `never` without one."""
+    time = parse_time(text) if text else None
+    return f"{show_duration((now - time).total_seconds())} ago" if time else "never"
+
+
+def show_bytes(count: int) -> str:
+    """Decimal units as networks are sold: `999 B`, `1.5 kB`, `12.3 MB`."""
+    if count < _KILO:
+        return f"{count} B"
+    size = float(count)
+    for unit in ("kB", "MB", "GB"):
+        size /= _KILO
+        if size < _KILO:
+            return f"{size:.1f} {unit}"
+    return f"{size / _KILO:.1f} TB"

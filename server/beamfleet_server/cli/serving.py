@@ -1,0 +1,98 @@
+"""`beamfleet serve`: hands the flags to the server. Every flag is a setting; what is not given comes from elsewhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from beamfleet_server.cli.options import examples
+
+EXAMPLES = examples(
+    "beamfleet serve --data fleet",
+    "beamfleet serve --data /var/lib/beamfleet-server --host 0.0.0.0 --name fleet.example",
+)
+
+
+def serve(
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="The server's one data directory; else beamfleet-data.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="ADDRESS", help="Address that all listeners bind; else 127.0.0.1.")
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", metavar="NAME", help="Name or address under which devices reach this server; repeat for more."
+        ),
+    ] = None,
+    operators_port: Annotated[
+        int | None,
+        typer.Option("--operators-port", metavar="PORT", help="HTTPS for operators; else 8443, 0 takes a free one."),
+    ] = None,
+    devices_port: Annotated[
+        int | None,
+        typer.Option("--devices-port", metavar="PORT", help="HTTPS for devices; else 8444, 0 takes a free one."),
+    ] = None,
+    enrolment_port: Annotated[
+        int | None,
+        typer.Option("--enrolment-port", metavar="PORT", help="HTTPS for enrolment; else 8445, 0 takes a free one."),
+    ] = None,
+    mqtt_port: Annotated[
+        int | None, typer.Option("--mqtt-port", metavar="PORT", help="MQTT over TLS; else 8883, 0 takes a free one.")
+    ] = None,
+    mosquitto: Annotated[
+        Path | None, typer.Option("--mosquitto", metavar="FILE", help="The mosquitto program; else the one on PATH.")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", metavar="console|json", help="How log lines look; else console.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error; else info.")
+    ] = None,
+    max_bundle_bytes: Annotated[
+        int | None, typer.Option("--max-bundle-bytes", metavar="N", help="Largest bundle in bytes; else 2147483648.")
+    ] = None,
+    ingest_batch: Annotated[
+        int | None, typer.Option("--ingest-batch", metavar="N", help="Most reports committed at once; else 2000.")
+    ] = None,
+    ingest_wait_ms: Annotated[
+        int | None,
+        typer.Option("--ingest-wait-ms", metavar="N", help="Longest time a report waits for others; else 20."),
+    ] = None,
+    offline_after_s: Annotated[
+        int | None,
+        typer.Option("--offline-after-s", metavar="N", help="Silence after which a device is offline; else 300."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings; else DATA/beamfleet-server.toml.")
+    ] = None,
+) -> None:
+    """Start the server.
+
+    API, enrolment, device listener, broker and rollouts, with one data directory.
+
+    The first start makes keys, certificates and the token of the first operator, and prints how to log in. Stop it
+    with Ctrl-C or SIGTERM; start it again at any time. Each flag can also be set by BEAMFLEET_NAME in the environment
+    or in the file; `beamfleet config` shows which one counted.
+    """
+    from beamfleet_server.serve import serve as run
+    from beamfleet_server.settings import load
+
+    flags = {
+        "data": data,
+        "host": host,
+        "names": tuple(names) if names else None,
+        "operators_port": operators_port,
+        "devices_port": devices_port,
+        "enrolment_port": enrolment_port,
+        "mqtt_port": mqtt_port,
+        "mosquitto": mosquitto,
+        "log_format": log_format,
+        "log_level": log_level,
+        "max_bundle_bytes": max_bundle_bytes,
+        "ingest_batch": ingest_batch,
+        "ingest_wait_ms": ingest_wait_ms,
+        "offline_after_s": offline_after_s,
+    }
+    raise typer.Exit(run(load(flags, file)))

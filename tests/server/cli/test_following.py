@@ -1,0 +1,99 @@
+"""The loop that waits for a rollout, against a scripted HTTPS server that goes away and comes back."""
+
+import io
+
+import pytest
+from beamfleet_server.cli.errors import CommandError, RemoteError
+from beamfleet_server.cli.following import conclude, follow
+from beamfleet_server.cli.output import Output
+from beamfleet_server.cli.progress import Lines
+
+from tests.server.cli.api_script import Answer, ScriptedApi, problem
+from tests.server.cli.terminal import lines
+from tests.server.cli.test_progress import device, rollout
+
+
+class Time:
+    """A clock that moves when somebody pauses."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+
+    def clock(self) -> float:
+        return self.now
+
+
+RUNNING = Answer(rollout(device("a", "trial")))
+
+
+@pytest.mark.parametrize(("state", "code"), [("completed", 0), ("halted", 3), ("aborted", 4)])
+def test_the_exit_code_says_how_the_rollout_ended(api: ScriptedApi, state: str, code: int) -> None:
+    time, stream = Time(), io.StringIO()
+    api.script(RUNNING, RUNNING, Answer(rollout(device("a", "committed"), state=state, phase="done")))
+    ended, exit_code = follow(api.client(time.pause, time.clock), 7, Lines(stream), pause=time.pause, clock=time.clock)
+    assert (exit_code, ended["state"]) == (code, state)
+    assert api.paths == ["/api/v1/rollouts/7"] * 3
+
+
+def test_a_deadline_ends_the_waiting_with_code_5(api: ScriptedApi) -> None:
+    time = Time()
+    api.script(*[RUNNING] * 40)
+    ended, code = follow(
+        api.client(time.pause, time.clock), 7, Lines(io.StringIO()), timeout_s=10, pause=time.pause, clock=time.clock
+    )
+    assert (code, ended["state"]) == (5, "running")
+    assert time.now <= 10
+
+
+def test_a_server_that_restarts_is_waited_for_and_told_of_once(api: ScriptedApi) -> None:
+    time, stream = Time(), io.StringIO()
+    away = [Answer(drop=True)] * 5 + [problem(503, "server.stopping")] * 2
+    api.script(RUNNING, *away, Answer(rollout(device("a", "committed"), state="completed", phase="done")))
+    _, code = follow(api.client(time.pause, time.clock), 7, Lines(stream), pause=time.pause, clock=time.clock)
+    assert code == 0
+    assert len([line for line in lines(stream) if "waiting for it" in line]) == 1
+    assert lines(stream)[-2] != lines(stream)[-1]
+    assert "the server answers again" in lines(stream)
+
+
+def test_a_server_that_stays_away_past_the_deadline_is_an_error(api: ScriptedApi) -> None:
+    time = Time()
+    api.script(RUNNING, *[Answer(drop=True)] * 60)
+    with pytest.raises(CommandError) as gone:
+        follow(
+            api.client(time.pause, time.clock),
+            7,
+            Lines(io.StringIO()),
+            timeout_s=30,
+            pause=time.pause,
+            clock=time.clock,
+        )
+    assert gone.value.code == "server.unreachable"
+    assert time.now <= 30
+
+
+def test_a_refusal_is_not_waited_out(api: ScriptedApi) -> None:
+    time = Time()
+    api.script(RUNNING, problem(401, "auth.expired"))
+    with pytest.raises(RemoteError) as refused:
+        follow(api.client(time.pause, time.clock), 7, Lines(io.StringIO()), pause=time.pause, clock=time.clock)
+    assert refused.value.code == "auth.expired"
+
+
+@pytest.mark.parametrize(("code", "word"), [(3, "rollout.halted"), (4, "rollout.aborted"), (5, "rollout.deadline")])
+def test_an_end_that_is_no_success_names_its_code_and_what_to_do(code: int, word: str) -> None:
+    stdout, stderr = io.StringIO(), io.StringIO()
+    conclude(Output(stdout, stderr), rollout(device("a", "reverted", reason="crash"), state="halted"), code)
+    assert word in lines(stderr)[-2]
+    assert lines(stderr)[-1].startswith("hint: ")
+    assert stdout.getvalue() == ""
+
+
+def test_skipped_devices_are_named_with_their_reason() -> None:
+    stderr = io.StringIO()
+    ended = rollout(device("a", "committed"), device("b", "skipped", reason="no bundle for aarch64"), state="completed")
+    conclude(Output(io.StringIO(), stderr), ended, 0)
+    assert "skipped b: no bundle for aarch64" in lines(stderr)
