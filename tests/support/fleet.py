@@ -146,7 +146,7 @@ class Fleet:
 
     def __init__(self, work: Path, *, python: str = sys.executable, settings: Sequence[str] = ()) -> None:
         self.work, self.devices = work, dict[str, Device]()
-        self._bin, self._settings = Path(python).parent, list(settings)
+        self.programs, self._settings = Path(python).parent, list(settings)
         self._server: subprocess.Popen[bytes] | None = None
         self.data = work / "server"
         self._environment = {
@@ -160,7 +160,7 @@ class Fleet:
     def cli(self, *words: str, ok: Sequence[int] = (0,), timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
         """Run `beamfleet WORDS`; FleetError unless it exits with one of `ok`."""
         done = subprocess.run(
-            [str(self._bin / "beamfleet"), *words],
+            [str(self.programs / "beamfleet"), *words],
             env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s,
         )  # fmt: skip
         if done.returncode not in ok:
@@ -175,7 +175,7 @@ class Fleet:
 
     def shown(self, *words: str, ok: Sequence[int] = (0,)) -> int:
         """Run `beamfleet WORDS` with its output on our own terminal; the exit code, which must be one of `ok`."""
-        code = subprocess.run([str(self._bin / "beamfleet"), *words], env=self._environment, check=False).returncode
+        code = subprocess.run([str(self.programs / "beamfleet"), *words], env=self._environment, check=False).returncode
         if code not in ok:
             raise FleetError(f"beamfleet {' '.join(words)}: exit {code}, not {list(ok)}")
         return code
@@ -184,7 +184,7 @@ class Fleet:
 
     def serve(self) -> None:
         """Start the server and wait until it is ready."""
-        words = [str(self._bin / "beamfleet"), "serve", "--data", str(self.data)]
+        words = [str(self.programs / "beamfleet"), "serve", "--data", str(self.data)]
         for port in ("operators", "devices", "enrolment", "mqtt"):
             words += [f"--{port}-port", "0"]
         self.work.mkdir(parents=True, exist_ok=True)
