@@ -12,6 +12,8 @@ Exit codes: 0 done, 1 error, 2 usage, 3 halted by threshold, 4 aborted, 5 deadli
 imported before a command needs it, so that `--help` and completion answer at once.
 """
 
+import signal
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -34,7 +36,7 @@ from beamfleet_server.cli import (
     serving,
     tokens,
 )
-from beamfleet_server.cli.errors import exit_code
+from beamfleet_server.cli.errors import DONE, ERROR, CommandError, exit_code
 from beamfleet_server.cli.session import Session
 
 app = typer.Typer(
@@ -97,6 +99,7 @@ app.command("config", epilog=config.CONFIG_EXAMPLES)(config.config)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (`sys.argv` without arguments) and give its exit code."""
     session = Session.here()
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what was begun is cleared away
     try:
         app(args=arguments, prog_name="beamfleet", obj=session)
     except SystemExit as end:
@@ -104,4 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BeamfleetError as error:
         session.output.problem(error)
         return exit_code(error)
-    return 0
+    except OSError as error:
+        what = f"{error.filename or 'a file'}: {error.strerror or error}"
+        session.output.problem(CommandError("file.failed", what, "check the path, its owner and the space on the disk"))
+        return ERROR
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return DONE

@@ -1,6 +1,7 @@
 """`beamfleet config` and `beamfleet health`: what is set, where that came from, and whether the centre is well."""
 
 import typer
+from beamfleet_bundles.errors import BeamfleetError
 
 from beamfleet_server.cli.options import Printed, examples
 from beamfleet_server.cli.output import Column, Format, Item
@@ -18,10 +19,10 @@ def config(ctx: typer.Context, output: Printed = Format.TABLE) -> None:
     """
     session = Session.of(ctx, output)
     settings = local_settings(session)
-    if session.contexts.all():
+    try:
         settings += [{"side": "server", **setting} for setting in session.client.pages("/config")]
-    else:
-        session.output.note("not logged in: the server's settings are not shown")
+    except BeamfleetError as error:
+        session.output.note(f"the server's settings are not shown: {error}")
     session.output.items(settings, _COLUMNS, "key", "")
 
 

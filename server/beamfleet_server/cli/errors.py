@@ -14,6 +14,7 @@ CODES = frozenset(
         "config.unwritable",
         "context.name",
         "context.unknown",
+        "file.failed",
         "file.unreadable",
         "flash.agent_failed",
         "flash.agent_missing",

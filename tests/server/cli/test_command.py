@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import typer
 from beamfleet_server.cli import app
+from beamfleet_server.cli.contexts import Contexts
 from beamfleet_server.cli.errors import CODES, CommandError, exit_code
 
-from tests.server.cli.terminal import Operator, child, clean_environment
+from tests.server.cli.api_script import ScriptedApi, problem
+from tests.server.cli.terminal import COMMAND, Operator, child, clean_environment
 
 SILENT = {"serve"}
 
@@ -126,6 +128,36 @@ def test_config_tells_where_each_setting_comes_from(
     assert setting["value"].startswith(str(tmp_path / source))
 
 
+def test_config_still_shows_this_side_when_the_server_is_away(
+    operator: Operator, api: ScriptedApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Contexts(operator.directory).save("berlin", api.url, "t", api.ca.read_bytes())
+    api.script(problem(401, "auth.required"))
+    shown = operator.run("config", "-o", "json", capsys=capsys)
+    assert shown.code == 0
+    assert {row["side"] for row in shown.json} == {"client"}
+    assert "auth.required" in shown.err
+
+
+def test_a_secret_is_never_shown_by_config(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
+    Contexts(operator.directory).save("berlin", "https://127.0.0.1:1", "the-secret-token", b"PEM")
+    assert "the-secret-token" not in operator.run("config", capsys=capsys).out
+
+
+def test_a_file_that_cannot_be_used_is_an_error_and_no_traceback(
+    operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (operator.directory / "config.toml").mkdir(parents=True)
+    refused = operator.run("device", "list", capsys=capsys)
+    assert (refused.code, "config.toml" in refused.err, "(file.failed)" in refused.err) == (1, True, True)
+
+
+def test_a_reader_that_goes_away_is_no_traceback(operator: Operator) -> None:
+    command = f"{COMMAND} --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=clean_environment())
+    assert done.stderr == ""
+
+
 def test_the_version_is_shown(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"beamfleet \d+\.\d+\S*\n", operator.run("--version", capsys=capsys).out)
 
@@ -138,7 +170,7 @@ NAMED_SHELL = {
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_completion_script_is_offered(shell: str) -> None:
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "beamfleet"), "--show-completion", shell],
+        [str(COMMAND), "--show-completion", shell],
         capture_output=True, text=True, env=clean_environment() | NAMED_SHELL,
     )  # fmt: skip
     assert done.returncode == 0
