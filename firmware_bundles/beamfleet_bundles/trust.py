@@ -24,6 +24,7 @@ from beamfleet_bundles import chain, durable
 from beamfleet_bundles.errors import BeamfleetError, BundleError
 from beamfleet_bundles.facts import Facts, read_facts
 from beamfleet_bundles.highwater import HighWater
+from beamfleet_bundles.names import parse_target_path
 
 
 class Fetch(Protocol):
@@ -106,7 +107,8 @@ class Updater:
             return self._client.get_targetinfo(path)
 
     def target(self, path: str) -> Facts:
-        """The facts of the manifest `path`, `PRODUCT/VERSION/TARGET/manifest`; error `trust.unknown_target`."""
+        """The facts of the manifest `path`, `PRODUCT/VERSION/TARGET/manifest`; error `trust.unknown_target`, `name.*`."""
+        parse_target_path(path)
         target = self.find(path)
         if target is None:
             raise BundleError(

@@ -44,7 +44,7 @@ def test_an_existing_key_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_key_that_cannot_be_written_is_told_with_its_path(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="missing/root.key") as refused:
+    with pytest.raises(BundleError, match=r"missing/root\.key") as refused:
         keys.generate(tmp_path / "missing" / "root.key")
     assert refused.value.code == "trust.storage"
 

@@ -7,13 +7,14 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from beamfleet_bundles import chain, repository
+from beamfleet_bundles import repository
 from beamfleet_bundles.facts import Facts
 from beamfleet_bundles.launch import Launch
 from beamfleet_bundles.manifest import FileEntry, Manifest, Release, Requires
 from beamfleet_bundles.repository import RoleKeys
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.metadata import Metadata
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -122,7 +123,7 @@ class Repository:
         roles = ("root", "targets", product)
         return {f"{role}.{version_of(self.current[role])}": self.current[role] for role in roles}
 
-    def online_keys(self) -> Mapping[str, object]:
+    def online_keys(self) -> Mapping[str, Key]:
         return {role: self.keys[role][0].public_key for role in ("snapshot", "timestamp", "director")}
 
 
@@ -132,7 +133,7 @@ def version_of(data: bytes) -> int:
 
 def resign(data: bytes, signers: Iterable[CryptoSigner], **changes: object) -> bytes:
     """`data` with some attributes of its signed part changed, signed again by `signers` alone."""
-    document: Metadata = Metadata.from_bytes(data)
+    document: Metadata[Any] = Metadata.from_bytes(data)
     for name, value in changes.items():
         setattr(document.signed, name, value)
     document.signatures.clear()
@@ -142,9 +143,6 @@ def resign(data: bytes, signers: Iterable[CryptoSigner], **changes: object) -> b
 
 
 def altered(data: bytes) -> bytes:
-    """`data` with one digit of its expiry changed: still JSON, no longer what was signed."""
-    at = data.index(b'"expires":"2') + len(b'"expires":"202')
-    return data[:at] + (b"9" if data[at : at + 1] != b"9" else b"8") + data[at + 1 :]
-
-
-DIRECTOR = chain.DIRECTOR
+    """`data` with one digit of its expiry changed: still metadata, no longer what was signed."""
+    at = data.index(b'Z"', data.index(b'"expires":"')) - 1
+    return data[:at] + (b"1" if data[at : at + 1] != b"1" else b"2") + data[at + 1 :]
