@@ -138,7 +138,7 @@ serve(#{socket := Socket, boot := Boot}) ->
 accept(Listener, Boot) ->
     case gen_tcp:accept(Listener) of
         {ok, Client} ->
-            answer(Client, Boot),
+            _ = answer(Client, Boot),
             true = erlang:garbage_collect(),
             accept(Listener, Boot);
         {error, Reason} when Reason =:= closed; Reason =:= einval ->

@@ -5,7 +5,7 @@
 
 main([]) ->
     ok = filelib:ensure_path("ebin"),
-    [{ok, _} = compile:file(File, [debug_info, {outdir, "ebin"}]) || File <- filelib:wildcard("src/*.erl")],
+    [{ok, _} = compile:file(File, [debug_info, report, {outdir, "ebin"}]) || File <- filelib:wildcard("src/*.erl")],
     {ok, _} = file:copy("src/foreign_systools.app", "ebin/foreign_systools.app"),
     true = code:add_patha("ebin"),
     Applications = [{App, version(App)} || App <- [kernel, stdlib, sasl, foreign_systools]],
