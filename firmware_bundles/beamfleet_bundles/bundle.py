@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
-from beamfleet_bundles import pack
+from beamfleet_bundles import durable, pack
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.manifest import MAX_SIZE, Manifest, decode
 
@@ -61,7 +61,7 @@ def write_bundle(path: Path, manifest_bytes: bytes, pack_file: BinaryIO, metadat
             with suppress(FileNotFoundError):
                 Path(temporary).unlink()
             raise
-        _sync_directory(path.parent)
+        durable.sync_directory(path.parent)
     except zipfile.LargeZipFile:
         raise BundleError("bundle.too_large", f"a pack is at most {MAX_PACK} bytes") from None
     except OSError as error:
@@ -240,11 +240,3 @@ def _check_names(path: Path, found: list[str]) -> None:
 
 def _malformed(path: Path, why: str) -> BundleError:
     return BundleError("bundle.malformed", f"{path} is not a bundle as beamfleet writes them: {why}", "build it again")
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

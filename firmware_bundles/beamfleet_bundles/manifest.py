@@ -5,6 +5,7 @@ and to every rule of FORMAT.md, so whoever has a `Manifest` from it may follow i
 """
 
 import hashlib
+import string
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Literal
@@ -26,6 +27,7 @@ MIN_AGENT = 1
 """What this version of the format asks of an agent; counts up when a manifest needs more."""
 
 _HEX = frozenset("0123456789abcdef")
+_WORD = frozenset(string.ascii_letters + string.digits + "_.+~@-")
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False, tag_field="type", tag="file"):
@@ -135,7 +137,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         texts += [text for application in release.applications for text in (application.name, application.version)]
         if requires.libc_version:
             texts.append(requires.libc_version)
-        if not all(text and len(text) <= 255 and paths.printable(text) and "/" not in text for text in texts):
+        if not all(0 < len(text) <= 255 and _WORD.issuperset(text) for text in texts):
             raise BundleError("manifest.value", "the manifest has a name or version that is not one")
         if tuple(sorted(set(requires.libraries))) != requires.libraries:
             raise BundleError("manifest.order", "the manifest's libraries are not sorted")
