@@ -7,7 +7,16 @@ from pathlib import Path
 from tests.repo.tree import ROOT, shown, tracked_text
 
 URL_HOST = re.compile(r"\w+://(?:[^\s/@\"'`<>]*@)?(\[[^\]\s]*\]|[^\s/:\"'`<>()\[\]{},;\\*?#]+)")
-NAMED_HOSTS = {"127.0.0.1", "localhost", "[::1]", "keepachangelog.com", "www.apache.org", "HOST", "SERVER"}
+NAMED_HOSTS = {
+    "127.0.0.1",
+    "localhost",
+    "[::1]",
+    "keepachangelog.com",
+    "www.apache.org",
+    "www.freedesktop.org",
+    "HOST",
+    "SERVER",
+}
 
 
 def test_no_file_names_a_path_of_somebodys_machine() -> None:
