@@ -1,15 +1,26 @@
 """What `bundle build` and `push` share: the options of a build, the build itself, and a bundle in words. No server."""
 
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from beamfleet_server.cli.output import Output
+from beamfleet_server.cli.progress import work_on
 from beamfleet_server.cli.quantities import show_bytes
 
 if TYPE_CHECKING:
     from beamfleet_bundles.bundle import Bundle
+
+
+class Distribution(Enum):
+    """Whether the release's node may be spoken to by others on the same device."""
+
+    NONE = "none"
+    LOOPBACK = "loopback"
+
 
 Source = Annotated[
     Path, typer.Argument(metavar="TARBALL|DIR", help="What rebar3 tar, mix release or systools:make_tar wrote.")
@@ -17,9 +28,7 @@ Source = Annotated[
 Product = Annotated[str | None, typer.Option("--product", metavar="NAME", help="Else the release's name, with dashes.")]
 Version = Annotated[str | None, typer.Option("--version", metavar="VERSION", help="Else the release's own version.")]
 Hardware = Annotated[str | None, typer.Option("--hardware", metavar="BOARD", help="Only for this board.")]
-Distribution = Annotated[
-    str, typer.Option("--distribution", metavar="none|loopback", help="Erlang distribution on the device.")
-]
+Distributed = Annotated[Distribution, typer.Option("--distribution", help="Erlang distribution on the device.")]
 ProbeHttp = Annotated[
     str | None, typer.Option("--probe-http", metavar="PORT/PATH", help="Must answer 200 to 299 on 127.0.0.1.")
 ]
@@ -32,23 +41,17 @@ ProbeTimeout = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
 class BuildOptions:
     """What `build` and `push` can say about a bundle beside its source."""
 
-    def __init__(
-        self,
-        product: str | None,
-        version: str | None,
-        hardware: str | None,
-        distribution: str,
-        probe_http: str | None,
-        probe_command: str | None,
-        probe_timeout_s: int,
-    ) -> None:
-        self._names = {"product": product, "version": version, "hardware": hardware, "distribution": distribution}
-        self._probe_http = probe_http
-        self._probe_command = probe_command
-        self._probe_timeout_s = probe_timeout_s
+    product: str | None
+    version: str | None
+    hardware: str | None
+    distribution: Distribution
+    probe_http: str | None
+    probe_command: str | None
+    probe_timeout_s: int
 
     def build(self, source: Path, out: Path, output: Output) -> "tuple[Bundle, list[str]]":
         """Build a bundle into a directory, telling people what was found; the bundle and the builder's notices."""
@@ -56,8 +59,17 @@ class BuildOptions:
         from beamfleet_bundles.bundle import Bundle
         from beamfleet_bundles.launch import Probes
 
-        probes = Probes(self._probe_http, self._probe_command, self._probe_timeout_s)
-        built = run(source, out_dir=out, probes=probes, **self._names)
+        with work_on(output.stderr) as progress:
+            built = run(
+                source,
+                out_dir=out,
+                product=self.product,
+                version=self.version,
+                hardware=self.hardware,
+                distribution="loopback" if self.distribution is Distribution.LOOPBACK else "none",
+                probes=Probes(self.probe_http, self.probe_command, self.probe_timeout_s),
+                progress=progress,
+            )
         for notice in built.notices:
             output.note(f"notice: {notice}")
         bundle = Bundle.open(built.path)

@@ -15,6 +15,7 @@ from beamfleet_bundles.names import target_path
 
 from beamfleet_server.cli.building import (
     BuildOptions,
+    Distributed,
     Distribution,
     Hardware,
     ProbeCommand,
@@ -53,7 +54,7 @@ def build(
     product: Product = None,
     version: Version = None,
     hardware: Hardware = None,
-    distribution: Distribution = "none",
+    distribution: Distributed = Distribution.NONE,
     probe_http: ProbeHttp = None,
     probe_command: ProbeCommand = None,
     probe_timeout_s: ProbeTimeout = 5,

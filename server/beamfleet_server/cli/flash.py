@@ -24,7 +24,7 @@ from beamfleet_server.cli.labels import parse_labels
 from beamfleet_server.cli.options import Labels, Printed, examples
 from beamfleet_server.cli.output import Format
 from beamfleet_server.cli.session import Session
-from beamfleet_server.cli.tokens import create_token
+from beamfleet_server.cli.tokens import Replace, create_token
 
 EXAMPLES = examples(
     "beamfleet flash --root device-1 --device gw-1 -l site=berlin --single-user",
@@ -46,6 +46,7 @@ def flash(
     token_file: Annotated[
         Path | None, typer.Option("--token-file", metavar="FILE", help="A token from `token create`; else one is made.")
     ] = None,
+    replace: Replace = False,
     environment: Annotated[
         list[str] | None,
         typer.Option("--env", metavar="KEY=VALUE", help="For the release's environment (app.env); repeat for more."),
@@ -94,7 +95,7 @@ def flash(
     info = session.client.get("/server")
     tuf_root = Signing(session.client, session.context.keys).root()
     enrolled = (root / IDENTITY).exists()
-    token = _token(session, device, wanted, token_file) if not enrolled else None
+    token = _token(session, device, wanted, token_file, replace) if not enrolled else None
     settings = {
         "device": device,
         "app": APP,
@@ -168,10 +169,9 @@ def set_up(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     raise RemoteError(code, message, hint)
 
 
-def _token(session: Session, device: str, labels: dict[str, str], token_file: Path | None) -> str:
+def _token(session: Session, device: str, labels: dict[str, str], token_file: Path | None, replace: bool) -> str:
     if token_file is None:
-        texts = [f"{key}={value}" for key, value in labels.items()]
-        return str(create_token(session.client, device, texts, TOKEN_LIFE_S)["token"])
+        return str(create_token(session.client, device, labels, TOKEN_LIFE_S, replace)["token"])
     try:
         return token_file.read_text().strip()
     except OSError as error:

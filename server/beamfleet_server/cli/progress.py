@@ -4,8 +4,8 @@ What is shown is computed by the pure functions below from the API's rollout obj
 Neither asks the server for anything.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, TextIO
 
@@ -155,6 +155,20 @@ class Bars:
 
     def close(self) -> None:
         self._display.stop()
+
+
+@contextmanager
+def work_on(stream: TextIO) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for work that reports (what, done, total) bytes; nothing is shown where no person looks."""
+    if not stream.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Display
+
+    with Display(console=Console(file=stream), transient=True) as display:
+        task = display.add_task("", total=None)
+        yield lambda what, done, total: display.update(task, description=what, completed=done, total=total or None)
 
 
 def open_with_progress(path: Path, stream: TextIO) -> AbstractContextManager[IO[bytes]]:

@@ -8,6 +8,7 @@ import typer
 
 from beamfleet_server.cli.building import (
     BuildOptions,
+    Distributed,
     Distribution,
     Hardware,
     ProbeCommand,
@@ -46,7 +47,7 @@ def push(
     product: Product = None,
     version: Version = None,
     hardware: Hardware = None,
-    distribution: Distribution = "none",
+    distribution: Distributed = Distribution.NONE,
     probe_http: ProbeHttp = None,
     probe_command: ProbeCommand = None,
     probe_timeout_s: ProbeTimeout = 5,

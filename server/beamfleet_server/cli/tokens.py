@@ -1,5 +1,6 @@
 """`beamfleet token`: one-time tokens with which a device enrols."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,10 @@ Expires = Annotated[
     str, typer.Option("--expires", metavar="TIME", help="How long the token may be used: 90s, 15m, 1h, 7d.")
 ]
 
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Also for an enrolled device; its certificates end when the token is used.")
+]
+
 
 @app.command(
     "create",
@@ -32,6 +37,7 @@ def create(
     device: Annotated[str, typer.Argument(metavar="DEVICE", help="The id that the token gives.")],
     labels: Labels = None,
     expires: Expires = "1h",
+    replace: Replace = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the token there (0600), not to stdout.")
     ] = None,
@@ -42,7 +48,7 @@ def create(
     Without --out the token is printed; it is shown this once only.
     """
     session = Session.of(ctx, output)
-    made = create_token(session.client, device, labels or [], parse_duration(expires))
+    made = create_token(session.client, device, parse_labels(labels or ()), parse_duration(expires), replace)
     if out:
         durable.replace(out, made["token"].encode() + b"\n", 0o600)
         made = {**made, "token": None, "file": str(out)}
@@ -51,6 +57,7 @@ def create(
         session.output.note(f"good for one enrolment of {device} until {made['expires']}")
 
 
-def create_token(client: Client, device: str, labels: list[str], expires_in_s: int) -> Json:
+def create_token(client: Client, device: str, labels: Mapping[str, str], expires_in_s: int, replace: bool) -> Json:
     """The API's answer {token, device, expires}."""
-    return client.post("/tokens", {"device": device, "labels": parse_labels(labels), "expires_in_s": expires_in_s})
+    asked = {"device": device, "labels": dict(labels), "expires_in_s": expires_in_s, "replace": replace}
+    return client.post("/tokens", asked)
