@@ -1,0 +1,87 @@
+"""Owns the errors of the server and what each code is over HTTP; never logs, never raises.
+
+BeamfleetError                 beamfleet_bundles.errors: every error a user may see
+├── BundleError                beamfleet_bundles: bundles, names, trust, messages
+└── ServerError                everything the server itself refuses (README.md lists the codes)
+"""
+
+from beamfleet_bundles.errors import BeamfleetError
+
+STATUS = {
+    "auth.required": 401,
+    "auth.expired": 401,
+    "auth.forbidden": 403,
+    "request.schema": 422,
+    "request.too_large": 413,
+    "request.cursor": 422,
+    "request.selector": 422,
+    "request.not_found": 404,
+    "request.method": 405,
+    "request.aborted": 400,
+    "metadata.none": 404,
+    "metadata.conflict": 409,
+    "metadata.incomplete": 409,
+    "product.exists": 409,
+    "product.unknown": 404,
+    "release.unknown": 404,
+    "bundle.unknown": 404,
+    "bundle.version_exists": 409,
+    "bundle.unsigned": 422,
+    "bundle.untrusted": 422,
+    "device.unknown": 404,
+    "device.exists": 409,
+    "device.offline": 409,
+    "certificate.unknown": 403,
+    "token.wrong": 401,
+    "token.used": 403,
+    "token.expired": 403,
+    "pki.request": 400,
+    "pki.key_type": 400,
+    "pki.encoding": 400,
+    "pki.certificate": 403,
+    "rollout.unknown": 404,
+    "rollout.finished": 409,
+    "rollout.no_selector": 422,
+    "rollout.no_devices": 422,
+    "rollout.no_target": 422,
+    "assignment.none": 404,
+    "broker.down": 503,
+    "broker.missing": 500,
+    "broker.failed": 500,
+    "server.port_taken": 500,
+    "server.data_in_use": 500,
+    "server.data_unusable": 500,
+    "server.disk_full": 507,
+    "server.settings": 500,
+    "server.stopping": 503,
+    "server.internal": 500,
+}
+"""Every code of the server with its HTTP status. Those of `beamfleet_bundles` are 422 over HTTP unless named here."""
+
+TITLES = {
+    400: "Bad request",
+    401: "Not authenticated",
+    403: "Refused",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Too large",
+    422: "Refused by its content",
+    500: "Server error",
+    503: "Not available",
+    507: "No space left",
+}
+
+
+class ServerError(BeamfleetError):
+    """The server refused or could not do something; `code` is one of `STATUS`."""
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        if code not in STATUS:
+            raise KeyError(code)
+        super().__init__(code, message, hint)
+
+
+def status_of(error: BeamfleetError) -> int:
+    """The HTTP status under which `error` is told: that of its code, or 422 for what a bundle or name did wrong."""
+    return STATUS.get(error.code, 422)

@@ -1,0 +1,158 @@
+"""Owns the server's settings: their names, defaults, limits, and where each value came from; never acts on them.
+
+Order of precedence: command-line flag, environment `BEAMFLEET_*`, `beamfleet-server.toml`, default. The file is the one
+named by `--config`, else `DATA/beamfleet-server.toml`, else `/etc/beamfleet/beamfleet-server.toml` if it is there.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from beamfleet_server.errors import ServerError
+
+PREFIX = "BEAMFLEET_"
+FILE_NAME = "beamfleet-server.toml"
+SYSTEM_FILE = Path("/etc/beamfleet") / FILE_NAME
+
+Source = Literal["default", "file", "environment", "flag"]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """What `beamfleet serve` can be told. Ports: 0 takes a free one at the first start and keeps it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    data: Path = Field(default=Path("beamfleet-data"), description="the one data directory of the server")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address that all listeners bind")
+    operators_port: Port = Field(default=8443, description="HTTPS for operators and the command line")
+    devices_port: Port = Field(default=8444, description="HTTPS for devices, client certificate required")
+    enrolment_port: Port = Field(default=8445, description="HTTPS for enrolment (EST)")
+    mqtt_port: Port = Field(default=8883, description="MQTT over TLS, client certificate required")
+    names: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="names and addresses under which devices reach this server; the first one is told to them",
+    )
+    mosquitto: Path | None = Field(
+        default=None, description="the mosquitto program; searched on PATH and in /usr/sbin if unset"
+    )
+    log_format: Literal["console", "json"] = Field(default="console", description="how log lines on stderr look")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level that is logged"
+    )
+    max_bundle_bytes: int = Field(default=2 << 30, ge=1 << 10, description="largest bundle that is taken")
+    ingest_batch: int = Field(default=2000, ge=1, le=60_000, description="most reports committed at once")
+    ingest_wait_ms: int = Field(default=20, ge=0, le=10_000, description="longest time a report waits for others")
+    offline_after_s: int = Field(
+        default=300, ge=5, description="a device that says nothing for this long is shown offline"
+    )
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("data", "mosquitto")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` hands over: the order of sources, and who said what, is decided there."""
+        del settings_cls
+        return (init_settings,)
+
+    @property
+    def address(self) -> str:
+        """The name or address under which this server tells others to reach it."""
+        if self.names:
+            return self.names[0]
+        return "localhost" if self.host in ("0.0.0.0", "::", "") else self.host  # noqa: S104 (compared, not bound)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Settings together with the source of each: `sources[key]` is default, file, environment or flag."""
+
+    settings: Settings
+    sources: Mapping[str, Source]
+    file: Path | None
+
+    def described(self) -> list[dict[str, str]]:
+        """One row `{key, value, source, description}` per setting, in order of declaration."""
+        values = self.settings.model_dump(mode="json")
+        return [
+            {
+                "key": key,
+                "value": _shown(values[key]),
+                "source": self.sources[key],
+                "description": field.description or "",
+            }
+            for key, field in Settings.model_fields.items()
+        ]
+
+
+def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Configuration:
+    """Settings from flags (None means "not given"), environment and file; error `server.settings` names what is
+    wrong."""
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    environment = dict(EnvSettingsSource(Settings)())
+    file = file or _find_file(
+        Path(given.get("data") or environment.get("data") or Settings.model_fields["data"].default)
+    )
+    from_file = _read(file) if file else {}
+    layers: tuple[tuple[Source, Mapping[str, Any]], ...] = (
+        ("file", from_file),
+        ("environment", environment),
+        ("flag", given),
+    )
+    merged: dict[str, Any] = {}
+    sources: dict[str, Source] = dict.fromkeys(Settings.model_fields, "default")
+    for source, layer in layers:
+        merged |= layer
+        sources |= dict.fromkeys(layer, source)
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        raise ServerError("server.settings", _told(error, sources, file), "see `beamfleet serve --help`") from None
+    return Configuration(settings, sources, file)
+
+
+def _find_file(data: Path) -> Path | None:
+    return next((path for path in (data / FILE_NAME, SYSTEM_FILE) if path.is_file()), None)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ServerError("server.settings", f"cannot read {os.fspath(file)}: {error}") from None
+
+
+def _told(error: ValidationError, sources: Mapping[str, Source], file: Path | None) -> str:
+    parts = []
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        key = str(problem["loc"][0]) if problem["loc"] else "settings"
+        source = sources.get(key, "flag")
+        where = {"environment": f"{PREFIX}{key.upper()}", "file": f"{file}: {key}"}.get(source, key)
+        parts.append(f"{where}: {problem['msg'][:1].lower()}{problem['msg'][1:]}")
+    return "; ".join(parts)
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case list() | tuple():
+            return ",".join(str(item) for item in value)
+        case _:
+            return str(value)
