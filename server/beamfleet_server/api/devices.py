@@ -1,0 +1,98 @@
+"""Owns what devices fetch over HTTPS: metadata, manifests, packs, their assignment. Everything here is signed
+elsewhere.
+
+The listener ends the handshake without a certificate of the fleet; here its serial is looked up on each request.
+"""
+
+from pathlib import Path as FilePath
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from beamfleet_server.api import problems
+from beamfleet_server.api.limits import BodyLimit
+from beamfleet_server.errors import ServerError
+from beamfleet_server.keys import OnlineKeys
+from beamfleet_server.publishing import Publisher
+from beamfleet_server.store import Store
+from beamfleet_server.tls import peer_of
+
+LARGEST_BODY = 1024
+FOR_EVER = "private, max-age=31536000, immutable"
+NEVER = "no-store"
+
+Hash = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
+App = Annotated[str, Query(pattern="^[a-z][a-z0-9-]{0,30}$")]
+Nonce = Annotated[str | None, Query(pattern="^[0-9a-f]{32,64}$")]
+
+
+class Identified:
+    """A dependency of every devices' route; gives the device's id."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __call__(self, request: Request) -> str:
+        """The device whose certificate this connection has; error `certificate.unknown`."""
+        peer = peer_of(request.scope)
+        device = self._store.enrolment.device_of(peer.serial) if peer else None
+        if peer is None or device is None or device != peer.name:
+            raise ServerError("certificate.unknown", "this certificate is not, or no longer, one of the fleet's")
+        return device
+
+
+def application(store: Store, publisher: Publisher, keys: OnlineKeys) -> FastAPI:
+    """The ASGI application of the devices' listener."""
+    app = FastAPI(title="beamfleet devices", openapi_url=None, docs_url=None, redoc_url=None)
+    problems.install(app)
+    identified = Identified(store)
+    Device = Annotated[str, Depends(identified)]  # noqa: N806 (a type)
+
+    @app.get("/metadata/{name}")
+    def metadata(name: Annotated[str, Path(max_length=64)], device: Device) -> Response:
+        """`timestamp.json`, `N.ROLE.json`, as python-tuf asks for them."""
+        del device
+        version, _, role = name.removesuffix(".json").rpartition(".")
+        if not name.endswith(".json") or (role == "timestamp") == bool(version):
+            raise ServerError("metadata.none", f"there is no metadata {name!r}")
+        if role == "timestamp":
+            return _json(store.metadata.latest("timestamp")[1], NEVER)
+        if not (version.isascii() and version.isdigit() and len(version) < 19):
+            raise ServerError("metadata.none", f"there is no metadata {name!r}")
+        return _json(store.metadata.find(role, int(version)), FOR_EVER)
+
+    @app.get("/targets/{product}/{version}/{target}/{name}")
+    def manifest(product: str, version: str, target: str, name: str, device: Device) -> Response:
+        """`P/V/T/HASH.manifest`."""
+        del device
+        bundle = store.bundles.find(product, version, target)
+        if bundle is None or name != f"{bundle.manifest}.manifest":
+            raise ServerError("bundle.unknown", "there is no such manifest")
+        return _file(publisher.manifest_path(bundle.manifest), bundle.manifest, "application/json")
+
+    @app.api_route("/packs/{manifest}/full", methods=["GET", "HEAD"])
+    def pack(manifest: Hash, device: Device) -> Response:
+        """The full pack of a manifest; with Range and an ETag that never changes."""
+        del device
+        bundle = store.bundles.with_manifest(manifest)
+        return _file(publisher.pack_path(manifest), bundle.pack_sha256, "application/octet-stream")
+
+    @app.get("/assignment")
+    def assignment(device: Device, app: App = "main", nonce: Nonce = None) -> Response:
+        """The newest assignment, or 204; with a nonce it is signed anew, to answer this very question."""
+        told = store.assignments.find(device, app)
+        if told is None:
+            return Response(status_code=204, headers={"Cache-Control": NEVER})
+        return _json(told.body if nonce is None else keys.sign_assignment(told.wanted, nonce), NEVER)
+
+    app.add_middleware(BodyLimit, limit=LARGEST_BODY)
+    return app
+
+
+def _json(body: bytes, caching: str) -> Response:
+    return Response(body, media_type="application/json", headers={"Cache-Control": caching})
+
+
+def _file(path: FilePath, sha256: str, media_type: str) -> FileResponse:
+    return FileResponse(path, media_type=media_type, headers={"ETag": f'"{sha256}"', "Cache-Control": FOR_EVER})

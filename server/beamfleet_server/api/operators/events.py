@@ -1,0 +1,60 @@
+"""Owns the route of events, with a long poll for those who follow them."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from beamfleet_server.api.operators.cursors import Limit
+from beamfleet_server.api.schemas import Event, Page
+from beamfleet_server.bell import Bell
+from beamfleet_server.clock import rfc3339
+from beamfleet_server.store import Store
+from beamfleet_server.store.events import Event as KeptEvent
+
+LONGEST_WAIT_S = 30
+
+
+def router(store: Store, bell: Bell, stopping: asyncio.Event) -> APIRouter:
+    """`/events`. `bell` rings when there are new ones; `stopping` ends those who wait."""
+    routes = APIRouter(tags=["events"])
+
+    @routes.get("/events")
+    async def listed(
+        after: Annotated[int, Query(ge=0, description="only those with a higher id")] = 0,
+        device: Annotated[str | None, Query(max_length=63)] = None,
+        limit: Limit = 100,
+        wait_s: Annotated[int, Query(ge=0, le=LONGEST_WAIT_S, description="wait this long for the first one")] = 0,
+        newest: Annotated[bool, Query(description="the last ones instead of the first ones")] = False,
+    ) -> Page[Event]:
+        """Events by id, oldest first."""
+        if newest:
+            found = await asyncio.to_thread(store.events.newest, limit, device)
+            return Page(items=[described(event) for event in reversed(found) if event.id > after])
+        end = asyncio.get_running_loop().time() + wait_s
+        while True:
+            ring = bell.next
+            found = await asyncio.to_thread(store.events.after, after, limit, device)
+            left = end - asyncio.get_running_loop().time()
+            if found or left <= 0 or stopping.is_set():
+                return Page(items=[described(event) for event in found])
+            try:
+                await asyncio.wait_for(ring.wait(), left)
+            except TimeoutError:
+                continue
+
+    return routes
+
+
+def described(event: KeptEvent) -> Event:
+    """An event as it travels."""
+    return Event(
+        id=event.id,
+        time=rfc3339(event.time),
+        device=event.device,
+        kind=event.kind,
+        cause=event.cause,
+        detail=event.detail,
+        rollout=event.rollout,
+        data=dict(event.data),
+    )

@@ -1,0 +1,82 @@
+"""Owns the routes of rollouts."""
+
+from typing import Any
+
+from beamfleet_bundles.names import check_product, check_version
+from fastapi import APIRouter
+
+from beamfleet_server.api.operators.cursors import Cursor, Limit, number
+from beamfleet_server.api.schemas import Member, NewRollout, Page, Rollout, RolloutSummary
+from beamfleet_server.clock import Clock, rfc3339
+from beamfleet_server.errors import ServerError
+from beamfleet_server.fleet.selector import Selector
+from beamfleet_server.store import Store
+from beamfleet_server.store.advancing import Plan
+from beamfleet_server.store.rollouts import RolloutFacts
+
+
+def router(store: Store, clock: Clock) -> APIRouter:
+    """`/rollouts`."""
+    routes = APIRouter(tags=["rollouts"])
+
+    @routes.post("/rollouts", status_code=201)
+    def start(new: NewRollout) -> Rollout:
+        """Roll a release out to the devices that a selector means, the canaries first."""
+        selector = Selector.parse(new.selector)
+        if not selector.terms and not new.all:
+            raise ServerError("rollout.no_selector", "no devices are named", "name them by labels (-l), or say --all")
+        plan = Plan(check_product(new.product), check_version(new.version), selector, new.canary, new.note)
+        return _rollout(store, store.advancing.start(plan, clock()))
+
+    @routes.get("/rollouts")
+    def listed(cursor: Cursor = None, limit: Limit = 100) -> Page[RolloutSummary]:
+        """The rollouts, newest first."""
+        rows = store.rollouts.page(number(cursor), limit + 1)
+        items = [RolloutSummary(**_described(row)) for row in rows[:limit]]
+        return Page(items=items, next=str(items[-1].id) if len(rows) > limit else None)
+
+    @routes.get("/rollouts/{rollout}")
+    def one(rollout: int) -> Rollout:
+        """A rollout with its devices."""
+        return _rollout(store, rollout)
+
+    @routes.post("/rollouts/{rollout}/abort")
+    def abort(rollout: int) -> Rollout:
+        """End a rollout: no more offers, and devices that have not swapped keep what they run."""
+        store.advancing.abort(rollout, "aborted by an operator", clock())
+        return _rollout(store, rollout)
+
+    return routes
+
+
+def _rollout(store: Store, rollout: int) -> Rollout:
+    members = [
+        Member(
+            id=member.device,
+            state=member.state,
+            canary=member.canary,
+            reason=member.reason,
+            done=member.progress["done"] if member.progress else 0,
+            total=member.progress["total"] if member.progress else 0,
+            updated=rfc3339(member.updated),
+        )
+        for member in store.rollouts.members(rollout)
+    ]
+    return Rollout(**_described(store.rollouts.find(rollout)), devices=members)
+
+
+def _described(rollout: RolloutFacts) -> dict[str, Any]:
+    return {
+        "id": rollout.id,
+        "product": rollout.product,
+        "version": rollout.version,
+        "selector": rollout.selector,
+        "canary": rollout.canary,
+        "note": rollout.note,
+        "state": rollout.state,
+        "phase": rollout.phase,
+        "reason": rollout.reason,
+        "created": rfc3339(rollout.created),
+        "finished": rfc3339(rollout.finished),
+        "counts": dict(rollout.counts),
+    }

@@ -1,0 +1,78 @@
+"""Owns the routes about the server itself: what it is, how it is, who is asking, its settings."""
+
+import base64
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from beamfleet_bundles import chain
+from fastapi import APIRouter, Depends
+
+from beamfleet_server import __version__
+from beamfleet_server.api.authentication import Authentication
+from beamfleet_server.api.schemas import Address, Health, MetadataVersions, Page, ServerFacts, Setting, Who
+from beamfleet_server.broker.client import BrokerClient
+from beamfleet_server.clock import rfc3339
+from beamfleet_server.settings import Configuration
+from beamfleet_server.store import Store
+from beamfleet_server.store.operators import Operator
+
+NOT_PRODUCTS = ("root", "targets", "snapshot", "timestamp")
+
+
+def router(
+    store: Store,
+    authentication: Authentication,
+    configuration: Configuration,
+    listeners: Mapping[str, Address],
+    fleet_ca: bytes,
+    online_keys: Mapping[str, Mapping[str, Any]],
+    client: BrokerClient,
+    refused: Counter[str],
+) -> APIRouter:
+    """`/server`, `/health`, `/whoami`, `/config`. `refused` counts dropped messages of devices by code."""
+    routes = APIRouter(tags=["server"])
+
+    @routes.get("/server")
+    def server() -> ServerFacts:
+        """What a client needs to know: addresses, the fleet CA, online keys, versions of the metadata."""
+        held = store.metadata.newest()
+        root = held.get("root")
+        return ServerFacts(
+            version=__version__,
+            name=configuration.settings.address,
+            development=root is not None and chain.parse_root(root[1]).signed.roles["root"].threshold == 1,
+            listeners=dict(listeners),
+            fleet_ca=fleet_ca.decode(),
+            online_keys={role: dict(key) for role, key in online_keys.items()},
+            metadata=MetadataVersions(
+                root=root[0] if root else None,
+                targets=held["targets"][0] if "targets" in held else None,
+                products={role: version for role, (version, _) in held.items() if role not in NOT_PRODUCTS},
+                root_json_base64=base64.b64encode(root[1]).decode() if root else None,
+            ),
+        )
+
+    @routes.get("/health")
+    def health() -> Health:
+        """How the server is."""
+        devices, online = store.devices.counts()
+        return Health(
+            status="ok" if client.up else "degraded",
+            broker="up" if client.up else "down",
+            devices=devices,
+            online=online,
+            refused_messages=dict(refused),
+        )
+
+    @routes.get("/whoami")
+    def whoami(operator: Annotated[Operator, Depends(authentication)]) -> Who:
+        """The operator behind the token."""
+        return Who(name=operator.name, role=operator.role, expires=rfc3339(operator.expires))
+
+    @routes.get("/config")
+    def config() -> Page[Setting]:
+        """Every setting with the source of its value."""
+        return Page(items=[Setting.model_validate(row) for row in configuration.described()])
+
+    return routes

@@ -1,0 +1,91 @@
+"""Owns the listening sockets and the uvicorn servers on them."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+
+from fastapi import FastAPI
+from uvicorn import Config, Server
+
+from beamfleet_server.errors import ServerError
+from beamfleet_server.tls import PeerCertificateProtocol
+
+BACKLOG = 1024
+GRACE_S = 5
+"""How long requests may go on when the server stops."""
+KEEP_ALIVE_S = 30
+
+
+def bind(name: str, host: str, port: int) -> socket.socket:
+    """A listening socket of the listener `name`; port 0 takes a free one. Error `server.port_taken`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise unavailable(name, host, port, error) from None
+    return listener
+
+
+def unavailable(name: str, host: str, port: int, error: OSError) -> ServerError:
+    """The error for an address that cannot be listened on."""
+    if error.errno == errno.EADDRINUSE:
+        what, hint = f"the port {port} on {host} is in use", "stop what listens there, or choose another port"
+    else:
+        what, hint = f"cannot listen on {host} port {port}: {error.strerror}", "choose another address or port"
+    return ServerError("server.port_taken", f"{name}: {what}", f"{hint} with --{name}-port (0 takes a free one)")
+
+
+class Listener:
+    """One HTTPS server in this process's event loop."""
+
+    def __init__(self, app: FastAPI, listening: socket.socket, context: ssl.SSLContext) -> None:
+        self._socket = listening
+        config = Config(
+            app,
+            http=PeerCertificateProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S,
+            ssl_context_factory=lambda _, __: context,
+        )
+        self._server = _Server(config)
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        await self._server.serve([self._socket])
+
+    async def ready(self) -> None:
+        """Wait until requests are answered."""
+        await self._server.answering.wait()
+
+    def stop(self) -> None:
+        """Let requests finish, then `run` returns."""
+        self._server.should_exit = True
+
+
+class _Server(Server):
+    """Tells when it answers. Signals are the process's business, not that of one of its listeners."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.answering = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.answering.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

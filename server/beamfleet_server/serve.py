@@ -1,0 +1,275 @@
+"""Owns the life of the server: startup, main loop, shutdown. One process, one data directory. The map of this side:
+
+    cli/ ── HTTPS ──► api/operators ─┐                            devices ── HTTPS ──► api/devices, api/enrolment
+                                     ▼                                                      │
+       publishing ◄── bundles     store  ◄── one writer thread, SQLite ──────────────────────┘
+                                     ▲  ▲
+                     fleet (rules) ──┘  └── ingest ◄── broker.client ◄── MQTT ── devices
+                           ▲                   │                            ▲
+                     controller ◄── committed ─┘        delivery ── `desired`, retained
+                                                       broker.process: mosquitto, our child
+
+    settings, data, ca, keys, tls, listeners        what it stands on
+    an update: publishing takes a bundle -> advancing starts a rollout and signs assignments -> delivery publishes
+    them -> devices report -> ingest commits and acknowledges -> controller asks the rules again -> ... -> completed
+    or halted
+
+It may be killed at any time: a start empties the quarantine, ends an orphaned mosquitto, and publishes again what the
+broker has not got."""
+
+import asyncio
+import contextlib
+import os
+import pwd
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+from beamfleet_bundles import durable, topics
+from beamfleet_bundles.errors import BeamfleetError
+
+from beamfleet_server import logs
+from beamfleet_server.api.applications import Answering, applications
+from beamfleet_server.api.authentication import new_token, token_hash
+from beamfleet_server.api.schemas import Address
+from beamfleet_server.bell import Bell
+from beamfleet_server.broker.client import BrokerClient
+from beamfleet_server.broker.configuration import BrokerFiles
+from beamfleet_server.broker.process import BrokerProcess, find_program
+from beamfleet_server.ca import FleetAuthority, KeyPair
+from beamfleet_server.clock import wall_clock
+from beamfleet_server.controller import Controller
+from beamfleet_server.data import DataDirectory
+from beamfleet_server.delivery import Delivery
+from beamfleet_server.errors import ServerError
+from beamfleet_server.ingest import Ingest
+from beamfleet_server.keys import OnlineKeys
+from beamfleet_server.listeners import Listener, bind
+from beamfleet_server.publishing import Publisher
+from beamfleet_server.settings import Configuration, load
+from beamfleet_server.store import Store
+from beamfleet_server.store.assignments import TOUCHED as ASSIGNMENTS
+from beamfleet_server.store.events import TOUCHED as EVENTS
+from beamfleet_server.tls import devices_context, enrolment_context, operators_context
+
+ADMIN = "admin"
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (compared, not bound)
+"""Addresses that mean all of this machine's, and where the server itself finds what listens there."""
+HTTPS = ("operators", "devices", "enrolment")
+READY_S = 30.0
+PORT_TRIES = 5
+"""How often another free port is taken for MQTT when somebody was quicker."""
+
+_log = structlog.get_logger(__name__)
+
+
+def serve(configuration: Configuration) -> int:
+    """Run the server until SIGTERM or SIGINT. Returns 0 then, and 1 if a part failed; raises what keeps it from
+    starting."""
+    settings = configuration.settings
+    logs.configure(settings.log_format, settings.log_level)
+    return asyncio.run(Process(configuration).run())
+
+
+def main(argv: Sequence[str]) -> int:
+    """`python -m beamfleet_server.serve KEY=VALUE ...`: the server with these settings, without the command line."""
+    try:
+        return serve(load(dict(word.split("=", 1) for word in argv)))
+    except BeamfleetError as error:
+        print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
+        return 1
+
+
+class Process:
+    """The server of one configuration. `run` is its whole life: startup, main loop, shutdown."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._settings = configuration.settings
+        self._data = DataDirectory(configuration.settings.data)
+        self._stopping = asyncio.Event()
+        self._failed = False
+        self._shutdown = contextlib.AsyncExitStack()
+        """What undoes each step of the startup, the last step first."""
+
+    async def run(self) -> int:
+        """The exit code of `serve`."""
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, self._stopping.set)
+        async with self._shutdown:
+            await self._startup()
+            await self._stopping.wait()
+            _log.info("stopping")
+        _log.info("stopped")
+        return 1 if self._failed else 0
+
+    async def _startup(self) -> None:
+        program = find_program(self._settings.mosquitto)
+        self._data.open()
+        self._shutdown.callback(self._data.close)
+        authority = FleetAuthority.open(self._data.ca, wall_clock)
+        durable.replace(self._data.ca_certificate, authority.pem)
+        keys = OnlineKeys.open(self._data.keys, wall_clock)
+        store = Store(self._data.database, keys.sign_assignment)
+        store.open()
+        self._shutdown.callback(store.close)
+        self._make_first_operator(store)
+
+        host = self._settings.host
+        pair = authority.server_pair([*self._settings.names, *([] if host in ANY_ADDRESS else [host])])
+        sockets = {name: self._shutdown.enter_context(bind(name, host, self._port(name))) for name in HTTPS}
+        broker, mqtt_port = await self._start_broker(program, pair)
+        client_pair = authority.client_pair(topics.SERVER)
+        client = BrokerClient(ANY_ADDRESS.get(host, host), mqtt_port, client_pair, str(self._data.ca_certificate))
+        client.start()
+        self._shutdown.push_async_callback(client.stop)
+
+        answering = self._start_work(store, authority, keys, client, broker)
+        ports = {name: each.getsockname()[1] for name, each in sockets.items()} | {"mqtt": mqtt_port}
+        apps = applications(answering, {name: Address(host=self._settings.address, port=ports[name]) for name in ports})
+        contexts = {
+            "operators": operators_context(pair),
+            "devices": devices_context(pair, authority.pem),
+            "enrolment": enrolment_context(pair, authority.pem),
+        }
+        listeners = [Listener(apps[name], sockets[name], contexts[name]) for name in HTTPS]
+        serving = [self._begin(name, listener.run()) for name, listener in zip(HTTPS, listeners, strict=True)]
+        self._shutdown.push_async_callback(_stop, listeners, serving)
+        self._shutdown.callback(answering.bell.ring)
+        await self._ready(client, listeners)
+        self._announce(ports)
+
+    def _start_work(
+        self, store: Store, authority: FleetAuthority, keys: OnlineKeys, client: BrokerClient, broker: BrokerProcess
+    ) -> Answering:
+        """Begin what runs by itself; returns what the API answers from."""
+        settings = self._settings
+        publisher = Publisher(store, self._data, keys, wall_clock)
+        delivery = Delivery(client, store, wall_clock)
+        controller = Controller(
+            store, delivery, publisher, keys.sign_assignment, wall_clock, offline_after_s=settings.offline_after_s
+        )
+        wait_s = settings.ingest_wait_ms / 1000
+        ingest = Ingest(client, store, controller, wall_clock, batch=settings.ingest_batch, wait_s=wait_s)
+        bell = Bell()
+        store.database.on_commit = _in_this_loop({ASSIGNMENTS: delivery.wake, EVENTS: bell.ring})
+        tasks = [
+            self._begin("broker", broker.watch()),
+            self._begin("delivery", delivery.run()),
+            self._begin("ingest", ingest.run()),
+            self._begin("controller", controller.run()),
+            self._begin("safety look", controller.look()),
+        ]
+        self._shutdown.push_async_callback(_cancel, tasks)
+        return Answering(
+            configuration=self._configuration,
+            data=self._data,
+            store=store,
+            publisher=publisher,
+            authority=authority,
+            keys=keys,
+            client=client,
+            refused=ingest.refused,
+            bell=bell,
+            stopping=self._stopping,
+            clock=wall_clock,
+        )
+
+    def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task without which the server makes no sense: when it fails, the server stops."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("a part of the server failed", part=name, exc_info=error)
+                self._failed = True
+                self._stopping.set()
+
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(ended)
+        return task
+
+    def _make_first_operator(self, store: Store) -> None:
+        if not store.operators.exists(ADMIN):
+            token = new_token()
+            durable.replace(self._data.admin_token, token.encode() + b"\n", 0o600)
+            store.operators.put(ADMIN, "admin", token_hash(token), wall_clock())
+
+    def _port(self, name: str) -> int:
+        """The configured port, or for 0 the one of the last start; 0 at the first."""
+        configured: int = getattr(self._settings, f"{name}_port")
+        return configured or self._data.remembered_ports().get(name, 0)
+
+    async def _start_broker(self, program: Path, pair: KeyPair) -> tuple[BrokerProcess, int]:
+        host, wanted = self._settings.host, self._port("mqtt")
+        files = BrokerFiles(self._data.broker, pair, self._data.ca_certificate)
+        for tries_left in reversed(range(PORT_TRIES)):
+            port = wanted or _free_port(host)
+            files.write(host, port, pwd.getpwuid(os.geteuid()).pw_name)
+            broker = BrokerProcess(program, files.configuration, host, port)
+            await asyncio.to_thread(broker.end_orphan)
+            try:
+                await broker.start()
+            except ServerError as error:
+                if error.code != "server.port_taken" or wanted or not tries_left:
+                    raise
+            else:
+                self._shutdown.push_async_callback(broker.stop)
+                return broker, port
+        raise AssertionError("unreachable: the last try raises")
+
+    async def _ready(self, client: BrokerClient, listeners: Sequence[Listener]) -> None:
+        try:
+            async with asyncio.timeout(READY_S):
+                for listener in listeners:
+                    await listener.ready()
+                await client.connected()
+        except TimeoutError:
+            raise ServerError("broker.failed", f"mosquitto does not take us in within {READY_S:.0f} s") from None
+
+    def _announce(self, ports: Mapping[str, int]) -> None:
+        """Write server.json, which says that the server is ready, and tell the person at the terminal what to do
+        next."""
+        host = f"[{self._settings.address}]" if ":" in self._settings.address else self._settings.address
+        addresses = {name: f"https://{host}:{ports[name]}" for name in HTTPS} | {"mqtt": f"{host}:{ports['mqtt']}"}
+        self._data.remember({**addresses, "pid": os.getpid(), "ports": dict(ports)})
+        _log.info("ready", data=str(self._data.root), **addresses)
+        token, authority = self._data.admin_token, self._data.ca_certificate
+        print(f"log in: beamfleet login {addresses['operators']} --token-file {token} --ca {authority}")
+        print("ready", flush=True)
+
+
+async def _stop(listeners: Sequence[Listener], serving: Sequence[asyncio.Task[None]]) -> None:
+    for listener in listeners:
+        listener.stop()
+    await asyncio.gather(*serving, return_exceptions=True)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _in_this_loop(reactions: Mapping[str, Callable[[], None]]) -> Callable[[frozenset[str]], None]:
+    """A function for other threads: calls, in the running loop, what belongs to each word."""
+    loop = asyncio.get_running_loop()
+
+    def call(words: frozenset[str]) -> None:
+        if not loop.is_closed():
+            for word in words & reactions.keys():
+                loop.call_soon_threadsafe(reactions[word])
+
+    return call
+
+
+def _free_port(host: str) -> int:
+    with bind("mqtt", host, 0) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
