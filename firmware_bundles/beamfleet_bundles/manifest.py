@@ -151,12 +151,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if len(self.entries) > MAX_ENTRIES:
             raise BundleError("manifest.too_large", f"the manifest has more than {MAX_ENTRIES} entries")
         _check_order([entry.path for entry in self.entries])
+        for entry in self.entries:
+            if entry.path.startswith(".beamfleet/") and entry.path != launch.PATH:
+                raise BundleError("manifest.path", f"the path {entry.path} is beamfleet's own")
         files = {entry.path for entry in self.files}
         links = {entry.path: entry.target for entry in self.entries if isinstance(entry, LinkEntry)}
         folders = paths.directories(entry.path for entry in self.entries)
-        for path in folders:
-            if path in files or path in links:
-                raise BundleError("manifest.conflict", f"the manifest has {path} as a directory and as something else")
+        if clash := next((path for path in folders if path in files or path in links), None):
+            raise BundleError("manifest.conflict", f"the manifest has {clash} as a directory and as something else")
         for path in links:
             if problem := paths.link_problem(path, links, files, folders):
                 raise BundleError("manifest.link", f"the link {path} {problem}")

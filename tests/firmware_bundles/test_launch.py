@@ -1,0 +1,161 @@
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from beamfleet_bundles.launch import Launch, Probes, parse
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.manifests import LAUNCH
+from tests.support.refusal import refusal
+
+FORMAT = Path(__file__).resolve().parents[2] / "firmware_bundles/FORMAT.md"
+WORD = st.from_regex(r"[0-9A-Za-z_.+~][0-9A-Za-z_.+~-]{0,12}", fullmatch=True)
+PATH = st.from_regex(r"[a-z]{1,6}(/[a-z][a-z0-9_.-]{0,8}){0,3}", fullmatch=True)
+NAME = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True)
+VALUE = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=30)
+OPTIONAL = st.just("") | PATH
+LAUNCHES = st.builds(
+    Launch,
+    kind=st.sampled_from(["relx", "mix", "systools"]),
+    name=WORD,
+    vsn=WORD,
+    erts=WORD,
+    boot=PATH,
+    config=OPTIONAL,
+    config_src=OPTIONAL,
+    args_file=OPTIONAL,
+    args_src=OPTIONAL,
+    env_sh=OPTIONAL,
+    boot_vars=st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9_]{0,9}", fullmatch=True), PATH, max_size=3),
+    args=st.lists(VALUE, max_size=4).map(tuple),
+    environment=st.lists(NAME, max_size=4).map(tuple),
+    distribution=st.sampled_from(["none", "loopback"]),
+    probes=st.builds(
+        Probes,
+        http=st.none() | st.just("8080/health?x=1"),
+        command=st.none() | st.just("bin/check --fast"),
+        timeout_s=st.integers(1, 60),
+    ),
+)
+
+
+@given(LAUNCHES)
+def test_every_description_reads_back_as_it_was_written(launch: Launch) -> None:
+    assert parse(launch.encode()) == launch
+
+
+def test_the_file_is_lines_of_key_and_value_in_a_fixed_order() -> None:
+    launch = msgspec.structs.replace(
+        LAUNCH, args=("-pa", "a b"), boot_vars={"RELEASE_LIB": "lib"}, environment=("PORT",), probes=Probes(http="80/")
+    )
+    assert launch.encode().decode().splitlines() == [
+        "kind=relx",
+        "name=my_app",
+        "vsn=1.0.0",
+        "erts=13.1.5",
+        "boot=releases/1.0.0/start",
+        "config=",
+        "config_src=",
+        "args_file=",
+        "args_src=",
+        "env_sh=",
+        "boot_var.0=RELEASE_LIB=lib",
+        "arg.0=-pa",
+        "arg.1=a b",
+        "env.0=PORT",
+        "distribution=none",
+        "probe_http=80/",
+        "probe_command=",
+        "probe_timeout_s=5",
+    ]
+
+
+def test_every_key_of_the_file_is_documented() -> None:
+    document = FORMAT.read_text()
+    for line in LAUNCH.encode().decode().splitlines():
+        assert f"`{line.partition('=')[0]}`" in document
+    for family in ("boot_var.N", "arg.N", "env.N"):
+        assert f"`{family}`" in document
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": ""},
+        {"name": "a b"},
+        {"name": "-a"},
+        {"vsn": "1/2"},
+        {"erts": "$x"},
+        {"boot": ""},
+        {"boot": "/etc/start"},
+        {"boot": "../start"},
+        {"config": "a\nkind=mix"},
+        {"args_src": "a//b"},
+        {"env_sh": "/env.sh"},
+        {"args": ("a\nb",)},
+        {"args": ("",)},
+        {"args": ("x",) * 65},
+        {"args": ("x" * 1025,)},
+        {"environment": ("1A",)},
+        {"environment": ("A=B",)},
+        {"boot_vars": {"lib": "lib"}},
+        {"boot_vars": {"LIB": "/usr/lib"}},
+        {"boot_vars": {"A=B": "lib"}},
+    ],
+)
+def test_a_value_that_the_launcher_would_misread_is_refused(change: dict[str, Any]) -> None:
+    assert refusal(msgspec.structs.replace(LAUNCH, **change).encode) == "launch.value"
+
+
+@pytest.mark.parametrize(
+    "probes",
+    [
+        Probes(http=""),
+        Probes(http="8080"),
+        Probes(http="http://127.0.0.1:80/"),
+        Probes(http="0/"),
+        Probes(http="65536/"),
+        Probes(http="080/"),
+        Probes(http="80/a b"),
+        Probes(http="80/\n"),
+        Probes(command=""),
+        Probes(command="/bin/sh"),
+        Probes(command="../x"),
+        Probes(command="bin/a  b"),
+        Probes(command="bin/a\nb"),
+        Probes(command=" bin/a"),
+        Probes(timeout_s=0),
+        Probes(timeout_s=61),
+    ],
+)
+def test_a_probe_that_cannot_be_run_is_refused(probes: Probes) -> None:
+    assert refusal(msgspec.structs.replace(LAUNCH, probes=probes).encode) == "launch.probe"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"", b"more=1\n"),
+        (b"kind=relx\n", b""),
+        (b"kind=relx", b"kind=docker"),
+        (b"kind=relx\n", b"kind=relx\nkind=relx\n"),
+        (b"env_sh=\n", b"env_sh=\narg.1=x\n"),
+        (b"env_sh=\n", b"env_sh=\narg.x=x\n"),
+        (b"env_sh=\n", b"env_sh=\n\n"),
+        (b"timeout_s=5", b"timeout_s=five"),
+        (b"timeout_s=5", b"timeout_s=05"),
+        (b"probe_http=\n", b"probe_http\n"),
+        (b"kind=relx\nname=my_app\n", b"name=my_app\nkind=relx\n"),
+        (b"my_app", b"\xff"),
+    ],
+)
+def test_another_spelling_of_the_file_is_refused(before: bytes, after: bytes) -> None:
+    data = LAUNCH.encode()
+    assert refusal(parse, data.replace(before, after, 1) if before else data + after).startswith("launch.")
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_reader(data: bytes) -> None:
+    assert refusal(parse, data).startswith("launch.")
