@@ -153,17 +153,25 @@ def check_fit(facts: Facts, device: DeviceFacts, missing: tuple[str, ...] = ()) 
     """
     needs, has = facts.custom, device
     if (needs.arch, needs.libc) != (has.arch, has.libc):
-        raise _misfit("wrong_target", facts, f"is for {needs.arch}-{needs.libc}", f"is {has.arch}-{has.libc}")
+        raise _misfit(
+            "assignment.wrong_target", facts, f"is for {needs.arch}-{needs.libc}", f"is {has.arch}-{has.libc}"
+        )
     if needs.hardware is not None and needs.hardware != has.hardware:
-        raise _misfit("wrong_hardware", facts, f"is for {needs.hardware}", f"is {has.hardware or 'no named board'}")
+        raise _misfit(
+            "assignment.wrong_hardware", facts, f"is for {needs.hardware}", f"is {has.hardware or 'no named board'}"
+        )
     if needs.libc_version and has.libc_version and _numbers(has.libc_version) < _numbers(needs.libc_version):
-        raise _misfit("old_libc", facts, f"needs {needs.libc} {needs.libc_version}", f"has {has.libc_version}")
+        raise _misfit(
+            "assignment.old_libc", facts, f"needs {needs.libc} {needs.libc_version}", f"has {has.libc_version}"
+        )
     if needs.otp < has.oldest_otp:
-        raise _misfit("old_otp", facts, f"is OTP {needs.otp}", f"supervises OTP {has.oldest_otp} and newer")
+        raise _misfit("assignment.old_otp", facts, f"is OTP {needs.otp}", f"supervises OTP {has.oldest_otp} and newer")
     if has.agent is not None and has.agent < needs.min_agent:
-        raise _misfit("old_agent", facts, f"needs an agent of generation {needs.min_agent}", f"has {has.agent}")
+        raise _misfit(
+            "assignment.old_agent", facts, f"needs an agent of generation {needs.min_agent}", f"has {has.agent}"
+        )
     if missing:
-        raise _misfit("missing_library", facts, f"needs {', '.join(missing[:8])}", "lacks that")
+        raise _misfit("assignment.missing_library", facts, f"needs {', '.join(missing[:8])}", "lacks that")
 
 
 def check_floor(facts: Facts, floor: int) -> None:
@@ -230,4 +238,4 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _misfit(code: str, facts: Facts, needs: str, has: str) -> BundleError:
     hint = "build and publish a bundle that fits, or change the device"
-    return BundleError(f"assignment.{code}", f"{facts.path} {needs}; this device {has}", hint)
+    return BundleError(code, f"{facts.path} {needs}; this device {has}", hint)

@@ -36,23 +36,23 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except exceptions.DownloadLengthMismatchError as error:
-        raise _refused("too_large", f"{what}: {error}") from error
+        raise _refused("trust.too_large", f"{what}: {error}") from error
     except exceptions.DownloadError as error:
-        raise _refused("unavailable", f"{what}: {error}") from error
+        raise _refused("trust.unavailable", f"{what}: {error}") from error
     except exceptions.ExpiredMetadataError as error:
-        raise _refused("expired", f"{what}: {error}") from error
+        raise _refused("trust.expired", f"{what}: {error}") from error
     except exceptions.BadVersionNumberError as error:
-        raise _refused("rollback", f"{what}: {error}") from error
+        raise _refused("trust.rollback", f"{what}: {error}") from error
     except exceptions.LengthOrHashMismatchError as error:
-        raise _refused("mismatch", f"{what}: {error}") from error
+        raise _refused("trust.mismatch", f"{what}: {error}") from error
     except exceptions.UnsignedMetadataError as error:
-        raise _refused("signature", f"{what}: {error}") from error
+        raise _refused("trust.signature", f"{what}: {error}") from error
     except (DeserializationError, SerializationError) as error:
-        raise _refused("malformed", f"{what}: {error.__cause__ or error}") from error
+        raise _refused("trust.malformed", f"{what}: {error.__cause__ or error}") from error
     except (exceptions.RepositoryError, ValueError) as error:
-        raise _refused("inconsistent", f"{what}: {error}") from error
+        raise _refused("trust.inconsistent", f"{what}: {error}") from error
     except OSError as error:
-        raise _refused("storage", f"{what}: {error}") from error
+        raise _refused("trust.storage", f"{what}: {error}") from error
 
 
 def parse_root(data: bytes) -> Metadata[Root]:
@@ -111,7 +111,7 @@ def verify_product(data: bytes, product: str, targets: Targets) -> Targets:
     with translated(f"{product} {document.signed.version}"):
         targets.verify_delegate(product, document.signed_bytes, document.signatures)
     if document.signed.delegations is not None:
-        raise _refused("delegation", f"{product} delegates to further roles")
+        raise _refused("trust.delegation", f"{product} delegates to further roles")
     return document.signed
 
 
@@ -127,7 +127,7 @@ def product_facts(product: str, metadata: Targets, targets: Targets) -> dict[str
     found = {}
     for path, target in metadata.targets.items():
         if not role.is_delegated_path(path):
-            raise _refused("delegation", f"{product} has signed {path[:160]!r}, which is not its own")
+            raise _refused("trust.delegation", f"{product} has signed {path[:160]!r}, which is not its own")
         found[path] = read_facts(path, target.length, target.hashes, target.custom)
     return found
 
@@ -135,7 +135,7 @@ def product_facts(product: str, metadata: Targets, targets: Targets) -> dict[str
 def check_fresh(signed: Root | Targets, role: str, now: datetime) -> None:
     """Error `trust.expired` if `signed` is past its time at `now`."""
     if signed.is_expired(now):
-        raise _refused("expired", f"{role} {signed.version} expired at {signed.expires:%Y-%m-%dT%H:%M:%SZ}")
+        raise _refused("trust.expired", f"{role} {signed.version} expired at {signed.expires:%Y-%m-%dT%H:%M:%SZ}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,27 +168,26 @@ def verify_chain(roots: Sequence[bytes], targets: bytes, products: Mapping[str, 
 def _parse(data: bytes, kind: type[T], role: str) -> Metadata[T]:
     limit = MAX_METADATA.get(role, MAX_METADATA["targets"])
     if len(data) > limit:
-        raise _refused("too_large", f"{role} metadata has {len(data)} bytes; at most {limit} are read")
+        raise _refused("trust.too_large", f"{role} metadata has {len(data)} bytes; at most {limit} are read")
     with translated(f"{role} metadata"):
         document = Metadata[T].from_bytes(data)
     if document.signed.type != kind.type:
-        raise _refused("malformed", f"{role} metadata is of the type {document.signed.type}")
+        raise _refused("trust.malformed", f"{role} metadata is of the type {document.signed.type}")
     return document
 
 
 def _check_delegations(targets: Targets) -> None:
     """The top role signs no file; it delegates to the director and to products, each for its own paths, terminating."""
     if targets.targets:
-        raise _refused("delegation", "the top targets role signs a file itself")
+        raise _refused("trust.delegation", "the top targets role signs a file itself")
     delegations = targets.delegations
     if delegations is None or delegations.roles is None or DIRECTOR not in delegations.roles:
-        raise _refused("delegation", "targets does not delegate to the director")
+        raise _refused("trust.delegation", "targets does not delegate to the director")
     for name, role in delegations.roles.items():
         paths = DIRECTOR_PATHS if name == DIRECTOR else [f"{check_product(name)}/*/*/*"]
         if role.paths != paths or not role.terminating:
-            raise _refused("delegation", f"targets delegates to {name}, but not {paths[0]} alone and terminating")
+            raise _refused("trust.delegation", f"targets delegates to {name}, but not {paths[0]} alone and terminating")
 
 
 def _refused(code: str, message: str) -> BundleError:
-    code = f"trust.{code}"
     return BundleError(code, message, _HINTS.get(code, ""))
