@@ -27,7 +27,7 @@ class Child:
         self._buffer = b""
         theirs_in, self._stdin = os.pipe2(os.O_CLOEXEC)
         self._stdout, theirs_out = os.pipe2(os.O_CLOEXEC)
-        arguments = [sys.executable, "-m", "beamfleet_agent.worker", str(os.getpid())]
+        arguments = [sys.executable, "-I", "-m", "beamfleet_agent.worker", str(os.getpid())]
         actions = [(os.POSIX_SPAWN_DUP2, theirs_in, 0), (os.POSIX_SPAWN_DUP2, theirs_out, 1)]
         try:
             self.pid = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=actions, setsigdef=_RESET)

@@ -50,6 +50,10 @@ class Loop:
         """Drop the timer of this name; whether there was one."""
         return self._timers.pop(name, None) is not None
 
+    def pending(self, name: str) -> bool:
+        """Whether a timer of this name runs."""
+        return name in self._timers
+
     def soon(self, callback: Callable[[], None]) -> None:
         """Call `callback` when what runs now has returned."""
         self._soon.append(callback)

@@ -135,7 +135,10 @@ def _started(state: State, slots: frozenset[str]) -> Outcome:
         return _watch(state)
     if actions or state.job:
         return state, actions
-    return _resume(state)
+    state, actions = _resume(state)
+    if not actions and state.ground.slot and known(state, state.ground.slot) is None:  # the journal was lost
+        return state._replace(job="verify"), (Verify(state.ground.slot),)
+    return state, actions
 
 
 def _assigned(state: State, document: str) -> Outcome:

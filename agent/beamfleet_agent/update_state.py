@@ -11,6 +11,7 @@ PENDING = frozenset({"downloading", "verified", "staged"})
 """Before the swap: may still be given up."""
 SWAPPED = frozenset({"swapping", "trial"})
 """The launcher has the word."""
+FINAL = frozenset({"idle", "committed", "reverted", "failed"})
 
 
 class Release(NamedTuple):

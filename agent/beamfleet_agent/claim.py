@@ -1,0 +1,40 @@
+"""Owns the claim of one agent to one root: a lock that dies with its process, and the pid that others may read."""
+
+import fcntl
+import os
+
+from beamfleet_agent.errors import AgentError
+from beamfleet_agent.paths import Paths
+
+
+def claim(paths: Paths) -> int:
+    """Take the lock; the descriptor holds it as long as this process lives and is never inherited.
+
+    Errors: `agent.already_running` with the pid of the first, `agent.not_set_up`.
+    """
+    try:
+        descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.makedirs(paths.run_app, exist_ok=True)
+    except OSError as error:
+        hint = "lay the device down with `beamfleet flash --root DIR`"
+        raise AgentError("agent.not_set_up", f"cannot open {paths.lock}: {error.strerror}", hint) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "?"
+        os.close(descriptor)
+        hint = "one agent serves one root; talk to it with `beamfleet-agent status`"
+        raise AgentError("agent.already_running", f"agent {pid} serves {paths.root or '/'} already", hint) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with open(paths.agent_pid, "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()}\n")
+    return descriptor
+
+
+def disclaim(paths: Paths) -> None:
+    """Take the pid away; the lock goes with the process."""
+    try:
+        os.unlink(paths.agent_pid)
+    except OSError:
+        pass

@@ -1,0 +1,267 @@
+"""Owns what each command of `beamfleet-agent` does: ask the running agent, or do without it, and say what happened.
+
+Without an agent `status` and `diagnose` read the files themselves, `stop` and `start` ask the launcher, and `install`,
+`rollback` and `commit` run the same state machine in the foreground until the update has ended.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from beamfleet_agent import client, settings
+from beamfleet_agent.agent import Agent, boot_status
+from beamfleet_agent.boot import Boot
+from beamfleet_agent.errors import AgentError
+from beamfleet_agent.journal import Journal
+from beamfleet_agent.paths import Paths
+from beamfleet_agent.reports import update_of
+from beamfleet_agent.update import known
+
+LAUNCHER_S = 15.0
+LOG_TAIL = 4096
+
+Status = dict[str, Any]
+
+
+def status(root: str, as_json: bool) -> int:
+    """What runs, and what is under way."""
+    paths = _paths(root)
+    found = client.ask(paths, {"do": "status"}, _silent) or _files(paths)
+    print(json.dumps(found) if as_json else _text(found))
+    return 0
+
+
+def install(root: str, file: str, as_json: bool) -> int:
+    """Install a bundle file; 0 only if the release was committed."""
+    if not os.path.isfile(file):
+        raise AgentError("update.no_file", f"there is no file {file}", "name a .bundle file")
+    ended = _update(root, {"do": "install", "path": file}, lambda agent: agent.install(file))
+    return _outcome(ended, ended["update"]["phase"] == "committed", as_json)
+
+
+def rollback(root: str, as_json: bool) -> int:
+    """Go back; 0 if the previous release was committed, or the trial ended against the new one."""
+    ended = _update(root, {"do": "rollback"}, Agent.rollback)
+    update = ended["update"]
+    good = update["phase"] == "committed" or (update["phase"], update["reason"]) == ("reverted", "operator")
+    return _outcome(ended, good, as_json)
+
+
+def commit(root: str, as_json: bool) -> int:
+    """End the trial in favour of the new release."""
+    ended = _update(root, {"do": "commit"}, Agent.commit)
+    return _outcome(ended, ended["update"]["phase"] == "committed", as_json)
+
+
+def stop_or_start(root: str, verb: str, as_json: bool) -> int:
+    """Ask the launcher to stop or start the release, and wait until it has noted that."""
+    paths = _paths(root)
+    found = client.ask(paths, {"do": verb}, _silent)
+    if found is None:
+        boot = Boot(paths.app_dir, paths.run_app)
+        number = boot.request(verb)
+        limit = time.monotonic() + LAUNCHER_S
+        while boot.state().last_request < number:
+            if time.monotonic() > limit:
+                hint = "start the launcher; it takes the request when it comes"
+                raise AgentError("update.no_launcher", f"no launcher takes the request to {verb}", hint)
+            time.sleep(0.1)
+        found = _files(paths)
+    print(
+        json.dumps(found) if as_json else f"{verb}: done; the release is {'stopped' if found['stopped'] else 'started'}"
+    )
+    return 0
+
+
+def enrol(root: str, as_json: bool) -> int:
+    """Enrol now, in a worker of the agent or in one of our own."""
+    paths = _paths(root)
+    if client.ask(paths, {"do": "enrol"}, _silent) is not None:
+        print(json.dumps({"asked": True}) if as_json else "the agent enrols; see `beamfleet-agent status`")
+        return 0
+    from beamfleet_agent.worker.enrol import enrol as enrol_here
+    from beamfleet_agent.worker.job import Job
+
+    facts = enrol_here(Job({"job": "enrol", "root": root}))
+    print(json.dumps(facts) if as_json else f"enrolled as {facts['name']}, serial {facts['serial']}")
+    return 0
+
+
+def diagnose(root: str, as_json: bool) -> int:
+    """Everything that helps to see why: facts, files, logs. No secrets."""
+    from beamfleet_agent import inventory
+
+    paths = _paths(root)
+    settled = settings.load(paths.settings)
+    facts = {
+        "status": client.ask(paths, {"do": "status"}, _silent) or _files(paths),
+        "inventory": inventory.take(paths.slots, settled.hardware)._asdict(),
+        "settings": settled._replace(server=None)._asdict() | {"server": settled.server and settled.server._asdict()},
+        "launcher": _listens(paths.doorbell),
+        "slots": sorted(os.listdir(paths.slots)),
+        "staging": sorted(os.listdir(paths.staging)) if os.access(paths.staging, os.R_OK) else [],
+        "requests": sorted(os.listdir(paths.requests)) if os.access(paths.requests, os.R_OK) else [],
+        "journal": Journal(paths.journal).read() is not None,
+        "certificate": _certificate(paths.cert),
+        "token": os.path.exists(paths.token),
+        "boot_state": _tail(f"{paths.boot}/state"),
+        "vm_log": _tail(f"{paths.run_app}/vm.log"),
+    }
+    print(json.dumps(facts) if as_json else _sections(facts))
+    return 0
+
+
+def setup(root: str, source: TextIO) -> int:
+    """Lay the device down; one JSON object on standard output."""
+    from beamfleet_agent.setup import set_up
+
+    try:
+        words = json.load(source)
+    except ValueError as error:
+        hint = "give a JSON object on standard input"
+        raise AgentError("setup.words", f"the settings are not JSON: {error}", hint) from None
+    print(json.dumps(set_up(root, words)))
+    return 0
+
+
+def _paths(root: str) -> Paths:
+    settled = settings.load(Paths(root).settings)
+    return Paths(root, settled.app)
+
+
+def _update(root: str, question: dict[str, Any], ask: Callable[[Agent], None]) -> Status:
+    """The status when what was asked for has ended, by the running agent or by one of our own."""
+    progress = _Progress()
+    found = client.ask(_paths(root), question, progress)
+    if found is None:
+        from beamfleet_agent.resident import attend
+
+        found = attend(root, ask, progress)
+    progress.end()
+    return found
+
+
+class _Progress:
+    """One line on standard error that follows the update; a line for each phase when nobody looks."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def __call__(self, found: Status) -> None:
+        update = found["update"]
+        line = " ".join(
+            word for word in (update["phase"], update["product"], update["version"], update["detail"]) if word
+        )
+        if update["phase"] == "downloading" and update["total"]:
+            line += f" {100 * update['done'] // update['total']} %"
+        if not sys.stderr.isatty():
+            line = update["phase"]
+        if line != self._shown:
+            self._shown = line
+            print(
+                f"\r\033[K{line}" if sys.stderr.isatty() else line,
+                end="" if sys.stderr.isatty() else "\n",
+                file=sys.stderr,
+            )
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._shown and sys.stderr.isatty():
+            print(file=sys.stderr)
+
+
+def _outcome(found: Status, good: bool, as_json: bool) -> int:
+    update = found["update"]
+    if as_json:
+        print(json.dumps(found))
+    elif good:
+        print(f"{update['phase']}: {found['product']} {found['version']} runs in slot {found['slot']}")
+    else:
+        code = update["reason"] or f"update.{update['phase']}"
+        why = f"{update['phase']}: {update['detail'] or update['reason']} ({code})"
+        hint = "the release that ran before runs on; `beamfleet-agent diagnose` tells more"
+        print(f"error: {why}\nhint: {hint}", file=sys.stderr)
+    return 0 if good else 1
+
+
+def _files(paths: Paths) -> Status:
+    """The status without an agent."""
+    boot = Boot(paths.app_dir, paths.run_app).state()
+    remembered = Journal(paths.journal).read()
+    state = remembered[0] if remembered else None
+    release = known(state, boot.slot) if state else None
+    update = {**update_of(state.update), "slot": state.update.slot} if state else None
+    return {
+        "device": settings.load(paths.settings).device,
+        "agent": None,
+        "session": False,
+        "problem": "no agent runs",
+        "health": "unknown",
+        "product": release.product if release else "",
+        "version": release.version if release else "",
+        **boot_status(boot),
+        "update": update,
+    }
+
+
+def _text(found: Status) -> str:
+    agent, update = found["agent"], found["update"]
+    release = f"{found['product'] or 'a release'} {found['version']}".strip() if found["slot"] else "none"
+    lines = {
+        "device": found["device"],
+        "agent": f"{agent['version']}, process {agent['pid']}" if agent else "not running",
+        "server": "connected" if found["session"] else found["problem"] or "not connected",
+        "release": f"{release} ({found['phase']}{', stopped' if found['stopped'] else ''})",
+        "slot": found["slot"] or "-",
+        "previous": found["previous"] or "-",
+        "health": found["health"],
+        "starts": f"{found['starts']}, the last one: {found['cause'] or '-'} {found['detail']}".rstrip(),
+        "failed": found["failed"] or "-",
+    }
+    if update:
+        words = (update["phase"], update["product"], update["version"], update["reason"], update["detail"])
+        lines["update"] = " ".join(word for word in words if word)
+    return "\n".join(f"{name + ':':<10}{value}" for name, value in lines.items())
+
+
+def _sections(facts: dict[str, Any]) -> str:
+    return "\n".join(
+        f"== {name}\n{value if isinstance(value, str) else json.dumps(value, indent=2)}"
+        for name, value in facts.items()
+    )
+
+
+def _listens(doorbell: str) -> bool:
+    try:
+        os.close(os.open(doorbell, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+def _certificate(path: str) -> dict[str, Any] | None:
+    from pathlib import Path
+
+    from beamfleet_bundles import pki
+
+    try:
+        facts = pki.read_certificate(pki.load_certificate(Path(path).read_bytes()))
+    except OSError:
+        return None
+    return {"name": facts.name, "serial": facts.serial, "not_before": facts.not_before, "not_after": facts.not_after}
+
+
+def _tail(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _silent(_status: Status) -> None:
+    """Nobody looks."""

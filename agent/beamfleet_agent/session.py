@@ -1,0 +1,290 @@
+"""Owns the MQTT session: one connection at a time to the broker, over mTLS, in the agent's own loop, never a thread.
+
+    start -> resolve -> connect -> TLS -> CONNECT -> CONNACK: subscribe, birth, `on_up` -> lost: `on_down`, and again
+
+paho-mqtt speaks the protocol; it would connect and shake hands in one blocking call, so the socket is made here, step
+by step, and handed over (`_Client._create_socket`; a test goes red if paho stops asking for it). Only the resolver
+blocks, for a bounded time. Each connection is a new client with a clean session: reports.py sends again what counts.
+"""
+
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from beamfleet_bundles import topics
+
+from beamfleet_agent.log import Log
+from beamfleet_agent.loop import READ, WRITE, Loop
+from beamfleet_agent.paho import (
+    CallbackAPIVersion,
+    Client,
+    ConnectFlags,
+    DisconnectFlags,
+    MQTTErrorCode,
+    MQTTMessage,
+    PacketTypes,
+    Properties,
+    ReasonCode,
+    protocol_v5,
+)  # fmt: skip
+from beamfleet_agent.settings import Server
+
+CONNECT_LIMIT_S = 15.0
+BACKOFF_FIRST_S, BACKOFF_CAP_S = 1.0, 60.0
+STABLE_S = 30.0
+STOP_LIMIT_S = 2.0
+USER_TIMEOUT_MS = 30_000
+MAX_PACKET = 65_536
+DOWN = topics.DOWN_KINDS
+
+
+class Session:
+    """Keeps a session with the broker until `stop`.
+
+    make_context: a client-side TLS context with the device's certificate; may raise OSError. birth, will, bye: payloads
+    for up/presence of connection `n`, counted from 1. on_message(kind, payload) for each message below down/.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        log: Log,
+        server: Server,
+        device: str,
+        app: str,
+        keepalive_s: int,
+        make_context: Callable[[], ssl.SSLContext],
+        birth: Callable[[int], bytes],
+        will: Callable[[int], bytes],
+        bye: Callable[[int], bytes],
+        on_up: Callable[[], None],
+        on_down: Callable[[], None],
+        on_message: Callable[[str, bytes], None],
+    ) -> None:
+        self._loop, self._log, self._server = loop, log, server
+        self._device, self._app, self._keepalive_s = device, app, keepalive_s
+        self._make_context, self._birth, self._will, self._bye = make_context, birth, will, bye
+        self._on_up, self._on_down, self._on_message = on_up, on_down, on_message
+        self._topics = {topics.down(device, app, kind): kind for kind in DOWN}
+        self._count = 0
+        self._failures = 0
+        self._up_since = 0.0
+        self._up = False
+        self._addresses: list[tuple[int, Any]] = []
+        self._socket: socket.socket | None = None
+        self._client: Client | None = None
+        self._notes = _Notes()
+        os.environ.setdefault("RES_OPTIONS", "timeout:2 attempts:1")  # what bounds the one call that blocks
+
+    @property
+    def up(self) -> bool:
+        """Whether the broker has accepted us."""
+        return self._up
+
+    def start(self) -> None:
+        """Connect now."""
+        self._loop.cancel("session.retry")
+        self._loop.after("session.limit", CONNECT_LIMIT_S, lambda: self._lost("no session in time"))
+        try:
+            found = socket.getaddrinfo(self._server.mqtt_host, self._server.mqtt_port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            self._lost(f"{self._server.mqtt_host} cannot be resolved: {error}")
+            return
+        self._addresses = [(family, address) for family, _, _, _, address in found]
+        self._dial("no address")
+
+    def stop(self) -> None:
+        """Say good-bye, within two seconds, and stay away."""
+        if self._client is not None and self._socket is not None and self._up:
+            self.publish("presence", self._bye(self._count))
+            self._client.disconnect()
+            self._socket.settimeout(STOP_LIMIT_S)
+            self._client.loop_write()
+        self._drop()
+        self._loop.cancel("session.retry")
+
+    def publish(self, kind: str, payload: bytes, expiry_s: int | None = None) -> bool:
+        """Hand `payload` to the broker, QoS 1; False when there is no session. `expiry_s`: how long it is of use."""
+        if self._client is None or not self._up:
+            return False
+        properties = None if expiry_s is None else _properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s)
+        topic = topics.up(self._device, self._app, kind)
+        return self._client.publish(topic, payload, qos=1, properties=properties).rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def tend(self) -> None:
+        """Send or miss a ping, as due; to be called at least once in a keepalive. Costs no wake-up of its own."""
+        if self._client is not None and self._up:
+            self._client.loop_misc()
+            self._settle()
+
+    # --- step by step to a TLS socket
+
+    def _dial(self, why: str) -> None:
+        self._drop_socket()
+        if not self._addresses:
+            self._lost(why)
+            return
+        family, address = self._addresses.pop(0)
+        try:
+            plain = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            self._dial(str(error))
+            return
+        self._socket = plain
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+        failure = plain.connect_ex(address)
+        if failure not in (0, errno.EINPROGRESS):
+            self._dial(os.strerror(failure))
+            return
+        self._loop.watch(plain.fileno(), WRITE, lambda _: self._connected(plain))
+
+    def _connected(self, plain: socket.socket) -> None:
+        failure = plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if failure:
+            self._dial(os.strerror(failure))
+            return
+        self._loop.unwatch(plain.fileno())
+        try:
+            tls = self._make_context().wrap_socket(
+                plain, server_hostname=self._server.mqtt_host, do_handshake_on_connect=False
+            )
+        except (OSError, ValueError) as error:
+            self._lost(f"TLS cannot be set up: {error}")
+            return
+        self._socket = tls
+        self._shake(tls)
+
+    def _shake(self, tls: ssl.SSLSocket) -> None:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._loop.watch(tls.fileno(), READ, lambda _: self._shake(tls))
+        except ssl.SSLWantWriteError:
+            self._loop.watch(tls.fileno(), WRITE, lambda _: self._shake(tls))
+        except OSError as error:
+            self._lost(f"TLS failed: {error}")
+        else:
+            self._speak(tls)
+
+    # --- paho from here on
+
+    def _speak(self, tls: ssl.SSLSocket) -> None:
+        self._count += 1
+        client, self._notes = _Client(self._device, tls), _Notes()
+        client.will_set(topics.up(self._device, self._app, "presence"), self._will(self._count), qos=1)
+        client.on_connect = self._notes.connected
+        client.on_message = self._notes.heard
+        client.on_disconnect = self._notes.disconnected
+        client.on_socket_register_write = lambda *_: self._loop.watch(tls.fileno(), READ | WRITE, self._ready)
+        client.on_socket_unregister_write = lambda *_: self._loop.watch(tls.fileno(), READ, self._ready)
+        client.on_socket_close = lambda *_: self._loop.unwatch(tls.fileno())
+        self._client = client
+        self._loop.watch(tls.fileno(), READ, self._ready)
+        limits = _properties(PacketTypes.CONNECT, MaximumPacketSize=MAX_PACKET)
+        host, port = self._server.mqtt_host, self._server.mqtt_port
+        client.connect(host, port, self._keepalive_s, clean_start=True, properties=limits)
+
+    def _ready(self, events: int) -> None:
+        client, tls = self._client, self._socket
+        if client is None or not isinstance(tls, ssl.SSLSocket):
+            return
+        if events & WRITE:
+            client.loop_write()
+        if events & READ and client.socket() is not None:
+            client.loop_read()
+            while client.socket() is not None and tls.pending():  # read ahead by TLS: the selector cannot see it
+                client.loop_read()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Act on what paho's callbacks noted; not inside them, where its locks are held."""
+        client, notes = self._client, self._notes
+        if client is None:
+            return
+        if notes.accepted and not self._up and not notes.ended:
+            self._rise(client)
+        while notes.inbox and client is self._client:
+            topic, payload = notes.inbox.pop(0)
+            if topic in self._topics:
+                self._on_message(self._topics[topic], payload)
+        if notes.ended and client is self._client:
+            self._lost(notes.ended)
+
+    def _rise(self, client: Client) -> None:
+        self._up, self._up_since = True, self._loop.now()
+        self._loop.cancel("session.limit")
+        client.subscribe([(topic, 1) for topic in self._topics])
+        self.publish("presence", self._birth(self._count))
+        self._log.info("session up", host=self._server.mqtt_host, port=self._server.mqtt_port, session=self._count)
+        self._on_up()
+
+    def _lost(self, why: str) -> None:
+        was_up, lasted = self._up, self._loop.now() - self._up_since
+        self._drop()
+        self._failures = 1 if was_up and lasted >= STABLE_S else self._failures + 1
+        limit = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2.0 ** min(self._failures - 1, 16))
+        delay = limit * (0.5 + int.from_bytes(os.urandom(2), "big") / 131_072)
+        self._log.warning("session down", reason=why, retry_after_s=round(delay, 1))
+        self._loop.after("session.retry", delay, self.start)
+        if was_up:
+            self._on_down()
+
+    def _drop(self) -> None:
+        self._up = False
+        if self._client is not None:
+            self._client.on_socket_close = None
+            self._client.on_socket_unregister_write = None
+            self._client = None
+        self._addresses = []
+        self._loop.cancel("session.limit")
+        self._drop_socket()
+
+    def _drop_socket(self) -> None:
+        if self._socket is not None:
+            if self._socket.fileno() >= 0:
+                self._loop.unwatch(self._socket.fileno())
+                self._socket.close()
+            self._socket = None
+
+
+class _Notes:
+    """What paho's callbacks heard; they do nothing else, since its locks are held around them."""
+
+    def __init__(self) -> None:
+        self.accepted = False
+        self.ended = ""
+        self.inbox: list[tuple[str, bytes]] = []
+
+    def connected(self, _client: Client, _data: object, _flags: ConnectFlags, reason: ReasonCode, _: object) -> None:
+        self.accepted = not reason.is_failure
+        if reason.is_failure:
+            self.ended = f"the broker refused us: {reason}"
+
+    def disconnected(
+        self, _client: Client, _data: object, _flags: DisconnectFlags, reason: ReasonCode, _: object
+    ) -> None:
+        self.ended = self.ended or f"disconnected: {reason}"
+
+    def heard(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        self.inbox.append((message.topic, bytes(message.payload)))
+
+
+class _Client(Client):
+    """A paho client that is given its socket."""
+
+    def __init__(self, client_id: str, tls: ssl.SSLSocket) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=protocol_v5, reconnect_on_failure=False)
+        self._given = tls
+
+    def _create_socket(self) -> ssl.SSLSocket:
+        return self._given
+
+
+def _properties(kind: int, **values: int) -> Properties:
+    properties = Properties(kind)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        setattr(properties, name, value)
+    return properties
