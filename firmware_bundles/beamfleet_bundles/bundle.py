@@ -187,7 +187,7 @@ def _check_form(path: Path, file: BinaryIO) -> dict[str, int]:
     tail = file.read()
     end = tail[-_END.size :]
     if not end.startswith(b"PK\5\6"):
-        if b"PK\5\6" in tail:
+        if 0 <= tail.find(b"PK\5\6") <= len(tail) - _END.size:
             raise _malformed(path, "something follows its end")
         raise BundleError("bundle.truncated", f"{path} ends too early", "copy it again")
     _, _, _, _, count, directory_size, directory_start, comment = _END.unpack(end)
