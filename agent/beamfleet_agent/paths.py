@@ -40,7 +40,7 @@ class Paths:
         self.requests = f"{self.app_dir}/requests"
         self.data = f"{self.app_dir}/data"
         self.dump = f"{self.app_dir}/dump"
-        self.run = f"{root}/run/beamfleet"
+        self.run = f"{root}/var/run/beamfleet" if root else "/run/beamfleet"  # DIR/run is the script
         self.run_app = f"{self.run}/{app}"
         self.agent_pid = f"{self.run}/agent.pid"
         self.agent_sock = f"{self.run}/agent.sock"

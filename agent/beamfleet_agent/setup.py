@@ -211,10 +211,10 @@ RUN = r"""#!/bin/sh
 # TERM ends both and waits for them. Laid down by `beamfleet-agent setup`.
 set -u
 dir=$(cd "$(dirname "$0")" && pwd -P) || exit 1
-mkdir -p "$dir/run/beamfleet/main" || exit 1
-exec 9>>"$dir/run/beamfleet/init.lock" </dev/null
-flock -n 9 || { echo "run: $dir is run by process $(cat "$dir/run/beamfleet/init.pid") already" >&2; exit 1; }
-echo $$ >"$dir/run/beamfleet/init.pid"
+mkdir -p "$dir/var/run/beamfleet/main" || exit 1
+exec 9>>"$dir/var/run/beamfleet/init.lock" </dev/null
+flock -n 9 || { echo "run: $dir is run by process $(cat "$dir/var/run/beamfleet/init.pid") already" >&2; exit 1; }
+echo $$ >"$dir/var/run/beamfleet/init.pid"
 
 keep() { # COMMAND...: respawn it until TERM
   leaving='' child=''

@@ -118,15 +118,15 @@ class Device:
 
     def vm_pid(self) -> int | None:
         """The running BEAM."""
-        return read_pid(self.root / "run/beamfleet/main/vm.pid")
+        return read_pid(self.root / "var/run/beamfleet/main/vm.pid")
 
     def launcher_pid(self) -> int | None:
         """The running launcher."""
-        return read_pid(self.root / "run/beamfleet/main/launcher.pid")
+        return read_pid(self.root / "var/run/beamfleet/main/launcher.pid")
 
     def agent_pid(self) -> int | None:
         """The running resident agent."""
-        return read_pid(self.root / "run/beamfleet/agent.pid")
+        return read_pid(self.root / "var/run/beamfleet/agent.pid")
 
     def worker_pid(self) -> int | None:
         """The agent's child that is at work now, if there is one."""

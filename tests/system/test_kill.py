@@ -68,7 +68,7 @@ class Scene:
         if point == "trial":
             return swapped
         newest = int(state.get("starts") or 0)
-        run = self._device.root / "run/beamfleet/main"
+        run = self._device.root / "var/run/beamfleet/main"
         return newest > self._starts and (run / f"started.{newest}").exists()
 
 

@@ -34,7 +34,7 @@ class Bench:
     """One device directory with two slots and a launcher process."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.app, self.run = root, root / "var/lib/beamfleet/apps/main", root / "run/beamfleet/main"
+        self.root, self.app, self.run = root, root / "var/lib/beamfleet/apps/main", root / "var/run/beamfleet/main"
         for folder in ("boot", "requests", "data", "dump", "slots"):
             (self.app / folder).mkdir(parents=True)
         self.run.mkdir(parents=True)
