@@ -9,7 +9,7 @@ from beamfleet_bundles import repository
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.publication import Publication, verify_publication
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, Targets
+from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from tests.support.repository import NOW, PRODUCT, TARGET, Repository, altered, manifest, resign
 
@@ -129,7 +129,7 @@ def copied(version: str, **changes: object) -> Any:
         old = signed.targets[f"{PRODUCT}/1.1.0/{TARGET}/manifest"].to_dict()
         old["custom"] = {**old["custom"], "version": version, **changes}
         path = f"{PRODUCT}/{version}/{TARGET}/manifest"
-        signed.targets[path] = type(signed.targets[next(iter(signed.targets))]).from_dict(old, path)
+        signed.targets[path] = TargetFile.from_dict(old, path)
 
     return change
 
@@ -153,6 +153,32 @@ def test_counters_only_rise_and_facts_belong_to_their_name(repo: Repository, cha
         publish(repo, held(repo), {PRODUCT: new})
     else:
         assert refusal(repo, held(repo), {PRODUCT: new}) == code
+
+
+def test_a_counter_that_was_skipped_stays_skipped(repo: Repository) -> None:
+    repo.put(PRODUCT, next_list(repo, copied("1.2.0", counter=5)))
+    assert refusal(repo, held(repo), {PRODUCT: next_list(repo, copied("1.3.0", counter=4))}) == "trust.counter"
+
+
+def test_two_new_releases_do_not_share_a_counter(repo: Repository) -> None:
+    def both(signed: Targets) -> None:
+        copied("1.2.0", counter=3)(signed)
+        copied("1.3.0", counter=3)(signed)
+
+    assert refusal(repo, held(repo), {PRODUCT: next_list(repo, both)}) == "trust.counter"
+
+
+def test_the_targets_of_one_release_share_its_counter(repo: Repository) -> None:
+    def on_another_machine(signed: Targets) -> None:
+        target = signed.targets[f"{PRODUCT}/1.1.0/{TARGET}/manifest"].to_dict()
+        target["custom"] = {**target["custom"], "arch": "aarch64", "counter": counter}
+        path = f"{PRODUCT}/1.1.0/aarch64-glibc-otp25/manifest"
+        signed.targets[path] = TargetFile.from_dict(target, path)
+
+    counter = 3
+    assert refusal(repo, held(repo), {PRODUCT: next_list(repo, on_another_machine)}) == "trust.counter"
+    counter = 2
+    assert len(publish(repo, held(repo), {PRODUCT: next_list(repo, on_another_machine)}).new) == 1
 
 
 def test_floors_only_rise(repo: Repository) -> None:
@@ -183,6 +209,19 @@ def test_targets_without_the_servers_director_are_refused(repo: Repository) -> N
     foreign = repository.RoleKeys((CryptoSigner.generate_ed25519().public_key,))
     targets = repository.new_targets(foreign, repo.keys["targets"], NOW)
     assert refusal(repo, {}, {"root": repo.root, "targets": targets}) == "trust.online_key"
+
+
+def test_a_director_that_needs_more_keys_than_the_server_has_is_refused(repo: Repository) -> None:
+    repo.keys["director"].append(CryptoSigner.generate_ed25519())
+    targets = repository.new_targets(repo.role("director", threshold=2), repo.keys["targets"], NOW)
+    assert refusal(repo, {}, {"root": repo.root, "targets": targets}) == "trust.online_key"
+
+
+def test_a_root_of_somebody_else_does_not_follow_ours(repo: Repository) -> None:
+    before, foreign = held(repo), Repository()
+    foreign.keys |= {role: repo.keys[role] for role in ("targets", "snapshot", "timestamp")}
+    foreign.new_root()
+    assert refusal(repo, before, {"root": foreign.current["root"]}) == "trust.signature"
 
 
 def test_a_product_cannot_fall_out_of_targets(repo: Repository) -> None:

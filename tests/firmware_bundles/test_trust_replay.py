@@ -26,8 +26,11 @@ def store(tmp_path: Path) -> Path:
 # -- replay
 
 
+@pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.parametrize("role", ["snapshot", "targets", PRODUCT])
-def test_older_metadata_under_a_newer_timestamp_is_refused(repo: Repository, store: Path, role: str) -> None:
+def test_older_metadata_under_a_newer_timestamp_is_refused(
+    repo: Repository, store: Path, role: str, torn: bool
+) -> None:
     """The thief has the online keys and lets the repository list something older."""
     older = dict(repo.current)
     repo.later(days=1)
@@ -36,6 +39,9 @@ def test_older_metadata_under_a_newer_timestamp_is_refused(repo: Repository, sto
     repo.publish()
     look(repo, store)
     repo.later(days=1)
+    if torn:
+        (store / "timestamp.json").write_bytes(b"")
+        (store / "snapshot.json").write_bytes(b"")
     if role == "snapshot":
         repo.current["snapshot"] = older["snapshot"]
         repo.served["timestamp.json"] = repository.new_timestamp(
@@ -99,6 +105,17 @@ def test_an_older_timestamp_of_the_same_snapshot_is_refused_after_a_power_cut(re
     look(repo, store)
     (store / "timestamp.json").write_bytes(b"")
     repo.served["timestamp.json"] = older
+    assert refusal(lambda: look(repo, store)) == "trust.rollback"
+
+
+def test_an_older_snapshot_of_the_same_content_is_refused_after_a_power_cut(repo: Repository, store: Path) -> None:
+    older, (signer,) = repo.current["snapshot"], repo.keys["timestamp"]
+    repo.later(days=1)
+    repo.publish()
+    look(repo, store)
+    (store / "timestamp.json").write_bytes(b"")
+    (store / "snapshot.json").write_bytes(b"")
+    repo.served["timestamp.json"] = repository.new_timestamp(older, signer, repo.now, repo.current["timestamp"])
     assert refusal(lambda: look(repo, store)) == "trust.rollback"
 
 
