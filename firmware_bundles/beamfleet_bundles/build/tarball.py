@@ -184,10 +184,11 @@ def _records(data: bytes) -> dict[str, str]:
 
 
 def _member(header: bytes, type_flag: bytes, size: int, extended: dict[str, str]) -> Member:
-    path = _text(header[:100])
-    if header[257:263] == b"ustar\0" and (prefix := _text(header[345:500])):
-        path = f"{prefix}/{path}"
-    path = extended.get("path", path)
+    path = extended.get("path")
+    if path is None:  # the header's own name is cut short where an extended one is needed
+        path = _text(header[:100])
+        if header[257:263] == b"ustar\0" and (prefix := _text(header[345:500])):
+            path = f"{prefix}/{path}"
     if "size" in extended:
         if not (extended["size"].isascii() and extended["size"].isdigit() and len(extended["size"]) < 20):
             raise BundleError("archive.corrupt", f"{path} has a broken size")
@@ -199,7 +200,9 @@ def _member(header: bytes, type_flag: bytes, size: int, extended: dict[str, str]
         kind = "directory"
     if size and kind != "file":
         raise BundleError("archive.corrupt", f"{path} is a {kind} with content")
-    target = extended.get("linkpath", _text(header[157:257])) if kind in ("link", "hard link") else ""
+    target = ""
+    if kind in ("link", "hard link"):
+        target = extended["linkpath"] if "linkpath" in extended else _text(header[157:257])
     return Member(path, kind, _number(header[100:108]), size, target)
 
 
