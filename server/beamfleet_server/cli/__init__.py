@@ -112,5 +112,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session.output.problem(CommandError("file.failed", what, "check the path, its owner and the space on the disk"))
         return ERROR
     finally:
+        session.close()
         signal.signal(signal.SIGTERM, before)
     return DONE

@@ -110,6 +110,12 @@ class Client:
         headers = {"Content-Type": "application/octet-stream"}
         return self._object(self._send("POST", path, data=content, headers=headers, timeout_s=UPLOAD_TIMEOUT_S))
 
+    def close(self) -> None:
+        """End the connection; a server that stops would wait for it."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
     def _patiently(
         self,
         path: str,

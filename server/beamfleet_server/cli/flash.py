@@ -33,7 +33,6 @@ EXAMPLES = examples(
 APP = "main"
 IDENTITY = Path("var/lib/beamfleet/identity/cert.pem")
 TOKEN_LIFE_S = 3600
-AFTER_TRIAL_S = 30
 SETUP_TIMEOUT_S = 300
 _ANYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 (compared, not bound)
 
@@ -67,7 +66,10 @@ def flash(
     trial_deadline_s: Annotated[
         int | None,
         typer.Option(
-            "--trial-deadline-s", metavar="N", min=2, help="Seconds after which a trial reverts; else trial + 30."
+            "--trial-deadline-s",
+            metavar="N",
+            min=2,
+            help="Seconds after which a trial reverts; else chosen by the trial.",
         ),
     ] = None,
     health_interval_s: Annotated[
@@ -107,7 +109,7 @@ def flash(
         "single_user": single_user,
         "allow_unsafe_filesystem": allow_unsafe_filesystem,
         "trial_s": trial_s,
-        "trial_deadline_s": trial_deadline_s or trial_s + AFTER_TRIAL_S,
+        "trial_deadline_s": trial_deadline_s,
         "health_interval_s": health_interval_s,
         "python": sys.executable,
     }

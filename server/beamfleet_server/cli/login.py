@@ -46,8 +46,11 @@ def login(
     ca_file = ca or _known_ca(session, name)
     ca_pem = _read(ca_file, "the CA")
     client = Client(server, ca_file, lambda: token)
-    who = client.get("/whoami")
-    info = client.get("/server")
+    try:
+        who = client.get("/whoami")
+        info = client.get("/server")
+    finally:
+        client.close()
     context = session.contexts.save(name, server, token, ca_pem)
     then = "beamfleet device list" if info["metadata"]["root"] else "beamfleet init --development"
     session.output.done(

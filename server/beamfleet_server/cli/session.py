@@ -72,6 +72,11 @@ class Session:
     def context(self) -> Context:
         return self.contexts.get(self.context_name[0])
 
+    def close(self) -> None:
+        """End the connection, if there is one."""
+        if self._client is not None:
+            self._client.close()
+
     @property
     def client(self) -> Client:
         if self._client is None:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from beamfleet_server.cli import main
 
+from tests.support.fleet import Fleet
+
 COMMAND = Path(sys.executable).parent / "beamfleet"
 
 
@@ -47,6 +49,12 @@ class Operator:
         capsys.readouterr()
         code = main(["--config-dir", str(self.directory), *words])
         return Ended(code, *capsys.readouterr())
+
+    def log_in(self, fleet: Fleet) -> None:
+        """Log in to a fleet's server as its first operator."""
+        token, ca = fleet.data / "admin.token", fleet.data / "ca.pem"
+        words = ["login", fleet.address("operators"), "--token-file", str(token), "--ca", str(ca)]
+        assert main(["--config-dir", str(self.directory), *words]) == 0
 
     def child(self, *words: str, stdin: str = "", timeout_s: float = 120) -> Ended:
         """Run `beamfleet WORDS` as a child process."""
