@@ -38,6 +38,7 @@ from beamfleet_agent.uplink import Uplink
 BOOT_POLL_S = 0.5
 JOURNAL_AGAIN_S = 10.0
 REQUEST_AGAIN_S = 5.0
+SAMPLE_SOON_S = 3.0
 
 
 class Agent:
@@ -55,7 +56,7 @@ class Agent:
         lost = Ledger(boot=int(time.time()) if os.path.exists(paths.cert) else 0)  # above what the server has seen
         state, ledger = self._journal.read() or (State(), lost)
         self.state = state._replace(salt=settings.device)
-        self._reports = Reports(ledger._replace(boot=ledger.boot + 1), self._send)
+        self._reports = Reports(ledger._replace(boot=ledger.boot + 1), self._send, heard=settings.server is not None)
         self._inventory = inventory.take(paths.slots, settings.hardware)
         self._monitor = Monitor(
             loop, paths, self._boot, settings.health_interval_s, settings.trial_s,
@@ -90,6 +91,7 @@ class Agent:
 
     def stop(self) -> None:
         """Say good-bye; what is under way goes on at the next start."""
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # Python restores the default at its end, which is to die
         self._cancel()
         if self._uplink is not None:
             self._uplink.stop()
@@ -237,6 +239,7 @@ class Agent:
         if state == self.boot_state:
             return
         self.boot_state = state
+        self._loop.after("monitor.sample", SAMPLE_SOON_S, self._monitor.start)
         self._tell_restart()
         self.apply(moves.BootChanged(ground_of(state)))
         if self._asked and state.last_request >= self._asked:
