@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import random
 import socket
 import ssl
 from collections.abc import Iterator
@@ -17,10 +18,23 @@ BACKLOG = 1024
 GRACE_S = 5
 """How long requests may go on when the server stops."""
 KEEP_ALIVE_S = 30
+QUIET_PORTS = range(10_240, 32_768)
+"""Below what Linux gives to outgoing connections: a port that is to be the same after a restart must not be among
+those, and a client on this machine that tries one of them while nobody listens may end up connected to itself."""
+TRIES = 50
 
 
 def bind(name: str, host: str, port: int) -> socket.socket:
     """A listening socket of the listener `name`; port 0 takes a free one. Error `server.port_taken`."""
+    if port:
+        return _bind(name, host, port)
+    for candidate in (*random.sample(QUIET_PORTS, TRIES), 0):
+        with contextlib.suppress(ServerError):
+            return _bind(name, host, candidate)
+    return _bind(name, host, 0)
+
+
+def _bind(name: str, host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -135,9 +135,9 @@ class BrokerClient:
                 self._client.ack(message.packet, 1)
 
     def tell(self, topic: str, payload: bytes, expiry_s: int) -> None:
-        """Send once, without a promise: who needs it asks again."""
+        """Send, without waiting to hear that it went: who needs it asks again."""
         if self.up:
-            self._client.publish(topic, payload, qos=0, properties=_expiring(expiry_s))
+            self._client.publish(topic, payload, qos=1, properties=_expiring(expiry_s))
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> None:
         """Publish and wait until the broker has it; error `broker.down`."""

@@ -91,7 +91,10 @@ class BrokerProcess:
                 f"the MQTT port {self._port} on {self._host} is in use",
                 "stop what listens there, or choose another with --mqtt-port (0 takes a free one)",
             )
-        await self._spawn()
+        try:
+            await self._spawn()
+        except OSError as error:
+            raise ServerError("broker.failed", f"{self._command[0]} cannot be run: {error.strerror}") from None
         if not await self._answers():
             await self.stop()
             raise ServerError(
@@ -117,14 +120,13 @@ class BrokerProcess:
     async def stop(self) -> None:
         """End it: SIGTERM, so that it keeps what it holds, and SIGKILL if it does not listen."""
         process = self._process
-        if process is None or process.returncode is not None:
-            return
-        process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), STOP_S)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        if process is not None and process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), STOP_S)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
         if self._reader is not None:
             await self._reader
 
