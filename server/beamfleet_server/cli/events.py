@@ -8,7 +8,6 @@ from beamfleet_server.cli import completion
 from beamfleet_server.cli.following import PATIENCE_S, Outage
 from beamfleet_server.cli.options import Printed, examples
 from beamfleet_server.cli.output import Column, Format, Item, cell
-from beamfleet_server.cli.quantities import parse_time
 from beamfleet_server.cli.session import Session
 
 WAIT_S = 25
@@ -50,14 +49,8 @@ def events(
 
 
 def sentence(event: Item) -> str:
-    """An event as one line: time in the viewer's zone, device, kind, cause, detail."""
-    time = parse_time(event["time"])
-    words = [
-        f"{time.astimezone():%Y-%m-%d %H:%M:%S}" if time else "-",
-        cell(event["device"]),
-        event["kind"],
-        event["cause"],
-    ]
+    """An event as one line: time in UTC, device, kind, cause, rollout, detail."""
+    words = [event["time"], cell(event["device"]), event["kind"], event["cause"]]
     if event.get("rollout"):
         words.append(f"rollout {event['rollout']}")
     return "  ".join(str(word) for word in [*words, event["detail"]] if word)

@@ -63,14 +63,15 @@ def follow_to_the_end(client: Client, output: Output, number: int, timeout_s: fl
 
 
 def conclude(output: Output, rollout: Rollout, code: int) -> None:
-    """Say to people how it ended and what to do next; the objects for scripts are printed by the caller."""
+    """Print how it ended; on stderr who was skipped, and for what is no success the error and what to do next."""
+    output.done(rollout, summary(rollout), "id")
     number = rollout["id"]
     for device in rollout["devices"]:
         if device["state"] == "skipped":
             output.note(f"skipped {device['id']}: {device['reason']}")
     match code:
         case 0:
-            output.note(summary(rollout))
+            pass
         case 3:
             output.note(f"error: rollout {number} halted: {rollout['reason']} (rollout.halted)")
             output.note("hint: beamfleet device show DEVICE says more; push a mended release under a new version")

@@ -85,7 +85,7 @@ class Lines:
 
     def show(self, rollout: Rollout) -> None:
         phase = (rollout["state"], rollout["phase"])
-        if phase != self._phase:
+        if phase != self._phase and rollout["state"] == "running":
             self._phase = phase
             self.note(summary(rollout))
         for device in rollout["devices"]:

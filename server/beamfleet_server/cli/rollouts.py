@@ -63,9 +63,7 @@ def watch(session: Session, number: int, timeout_s: float, extra: Item | None = 
     """Follow a rollout, print how it ended (with `extra` beside it for scripts) and exit by its outcome."""
     rollout, code = follow_to_the_end(session.client, session.output, number, timeout_s)
     if rollout is not None:
-        conclude(session.output, rollout, code)
-        if not session.output.for_people:
-            session.output.item({**rollout, **(extra or {})}, [], "id")
+        conclude(session.output, {**rollout, **(extra or {})}, code)
     raise typer.Exit(code)
 
 

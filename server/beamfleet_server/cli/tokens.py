@@ -8,6 +8,7 @@ import typer
 from beamfleet_bundles import durable
 
 from beamfleet_server.cli.client import Client, Json
+from beamfleet_server.cli.errors import RemoteError
 from beamfleet_server.cli.labels import parse_labels
 from beamfleet_server.cli.options import Labels, Printed, examples, group
 from beamfleet_server.cli.output import Format
@@ -60,4 +61,10 @@ def create(
 def create_token(client: Client, device: str, labels: Mapping[str, str], expires_in_s: int, replace: bool) -> Json:
     """The API's answer {token, device, expires}."""
     asked = {"device": device, "labels": dict(labels), "expires_in_s": expires_in_s, "replace": replace}
-    return client.post("/tokens", asked)
+    try:
+        return client.post("/tokens", asked)
+    except RemoteError as error:
+        if error.code != "device.exists":
+            raise
+        hint = "choose another id, or --replace to end the identity that it has"
+        raise RemoteError(error.code, error.message, hint, error.status) from error

@@ -1,15 +1,19 @@
 """The loop that waits for a rollout, against a scripted HTTPS server that goes away and comes back."""
 
 import io
+import signal
+import subprocess
+from collections.abc import Iterator
 
 import pytest
+from beamfleet_server.cli.contexts import Contexts
 from beamfleet_server.cli.errors import CommandError, RemoteError
 from beamfleet_server.cli.following import conclude, follow
 from beamfleet_server.cli.output import Output
 from beamfleet_server.cli.progress import Lines
 
-from tests.server.cli.api_script import Answer, ScriptedApi, problem
-from tests.server.cli.terminal import lines
+from tests.server.cli.api_script import TOKEN, Answer, ScriptedApi, problem
+from tests.server.cli.terminal import COMMAND, Operator, clean_environment, lines
 from tests.server.cli.test_progress import device, rollout
 
 
@@ -89,7 +93,7 @@ def test_an_end_that_is_no_success_names_its_code_and_what_to_do(code: int, word
     conclude(Output(stdout, stderr), rollout(device("a", "reverted", reason="crash"), state="halted"), code)
     assert word in lines(stderr)[-2]
     assert lines(stderr)[-1].startswith("hint: ")
-    assert stdout.getvalue() == ""
+    assert lines(stdout) == ["rollout 7: sensor-gateway 1.1.0, halted, 1 reverted"]
 
 
 def test_skipped_devices_are_named_with_their_reason() -> None:
@@ -97,3 +101,34 @@ def test_skipped_devices_are_named_with_their_reason() -> None:
     ended = rollout(device("a", "committed"), device("b", "skipped", reason="no bundle for aarch64"), state="completed")
     conclude(Output(io.StringIO(), stderr), ended, 0)
     assert "skipped b: no bundle for aarch64" in lines(stderr)
+
+
+@pytest.fixture
+def watcher(operator: Operator, api: ScriptedApi) -> Iterator[subprocess.Popen[str]]:
+    """`rollout status 7 --watch` as a child process, on a rollout that goes on for ever."""
+    Contexts(operator.directory).save("berlin", api.url, TOKEN, api.ca.read_bytes())
+    api.script(*[RUNNING] * 1000)
+    process = subprocess.Popen(
+        [str(COMMAND), "rollout", "status", "7", "--watch", "-o", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_environment() | {"BEAMFLEET_CONFIG_DIR": str(operator.directory)},
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate(timeout=30)
+
+
+def test_an_interrupt_says_how_to_go_on_and_leaves_the_rollout_alone(
+    watcher: subprocess.Popen[str], api: ScriptedApi
+) -> None:
+    assert watcher.stderr
+    seen = [watcher.stderr.readline() for _ in range(2)]
+    assert seen[1] == "a: trial\n"
+    watcher.send_signal(signal.SIGINT)
+    out, err = watcher.communicate(timeout=30)
+    assert (watcher.returncode, out) == (130, "")
+    assert "beamfleet rollout status 7 --watch" in err
+    assert "Traceback" not in err
+    assert {request.method for request in api.requests} == {"GET"}

@@ -1,0 +1,120 @@
+"""Making a directory a device: the command line, the real server and the agent's real setup."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from beamfleet_server.cli.flash import addresses
+
+from tests.server.cli.terminal import Operator
+from tests.server.cli.test_signing import code_of
+from tests.support.fleet import Fleet
+
+Capture = pytest.CaptureFixture[str]
+IDENTITY = Path("var/lib/beamfleet/identity")
+
+
+def words(root: Path, device: str, *more: str) -> list[str]:
+    return ["flash", "--root", str(root), "--device", device, "--single-user", "--allow-unsafe-filesystem", *more]
+
+
+def test_a_flashed_directory_knows_the_fleet_and_has_a_token_for_itself(
+    fleet: Fleet, owner: Operator, capsys: Capture, tmp_path: Path
+) -> None:
+    root = tmp_path / "device"
+    done = owner.run(*words(root, "flashed-1", "-l", "site=berlin", "--env", "PORT=8080"), "-o", "json", capsys=capsys)
+    assert (done.code, done.json["enrolled"]) == (0, False)
+    assert (root / "etc/beamfleet/ca.pem").read_bytes() == (fleet.data / "ca.pem").read_bytes()
+    pinned = owner.directory / "keys/default/root.json"
+    assert (root / "etc/beamfleet/root.json").read_bytes() == pinned.read_bytes()
+    assert "PORT=8080" in (root / "etc/beamfleet/app.env").read_text()
+    for name in ("devices", "enrolment", "mqtt"):
+        assert fleet.address(name).removeprefix("https://") in (root / "etc/beamfleet/agent.toml").read_text()
+    token = (root / IDENTITY / "token").read_text().strip()
+    assert token
+    assert token not in done.out + done.err
+    assert Path(done.json["run"]).stat().st_mode & 0o111
+
+
+def test_flashing_again_keeps_an_identity_and_makes_no_token(owner: Operator, capsys: Capture, tmp_path: Path) -> None:
+    root = tmp_path / "device"
+    assert owner.run(*words(root, "flashed-2"), capsys=capsys).code == 0
+    (root / IDENTITY / "token").unlink()
+    for name in ("cert.pem", "key.pem"):
+        (root / IDENTITY / name).write_bytes(b"what enrolment brought")
+    again = owner.run(*words(root, "flashed-2", "--trial-s", "5"), "-o", "json", capsys=capsys)
+    assert (again.code, again.json["enrolled"]) == (0, True)
+    assert not (root / IDENTITY / "token").exists()
+    assert (root / IDENTITY / "key.pem").read_bytes() == b"what enrolment brought"
+
+
+def test_a_token_of_one_s_own_is_used_and_none_is_made(owner: Operator, capsys: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    assert owner.run("token", "create", "flashed-3", "--out", str(file), capsys=capsys).code == 0
+    assert owner.run(*words(tmp_path / "device", "flashed-3", "--token-file", str(file)), capsys=capsys).code == 0
+    assert (tmp_path / "device" / IDENTITY / "token").read_text() == file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        (["--env", "NOVALUE"], "usage.environment"),
+        (["--env", "A B=c"], "usage.environment"),
+        (["--env-file", "/nowhere/app.env"], "file.unreadable"),
+        (["--token-file", "/nowhere/token"], "file.unreadable"),
+        (["-l", "nolabel"], "usage.label"),
+        (["--device", "Not_A_Device"], "name.device"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_written(
+    more: list[str], code: str, owner: Operator, capsys: Capture, tmp_path: Path
+) -> None:
+    refused = owner.run(*words(tmp_path / "device", "flashed-4", *more), capsys=capsys)
+    assert (refused.code, code_of(refused)) == (2 if code.startswith("usage.") else 1, code)
+    assert not (tmp_path / "device").exists()
+
+
+def test_what_the_setup_refuses_comes_with_its_own_code(owner: Operator, capsys: Capture, tmp_path: Path) -> None:
+    refused = owner.run(
+        *words(tmp_path / "device", "flashed-5", "--trial-s", "30", "--trial-deadline-s", "2"), capsys=capsys
+    )
+    assert (refused.code, code_of(refused)) == (1, "setup.words")
+
+
+@pytest.fixture
+def arguments() -> list[str]:
+    """The arguments of every child process that this one starts from now on."""
+    seen: list[str] = []
+
+    def listen(event: str, facts: tuple[object, ...]) -> None:
+        if event == "subprocess.Popen" and isinstance(facts[1], list):
+            seen.extend(map(str, facts[1]))
+
+    sys.addaudithook(listen)
+    return seen
+
+
+def test_no_secret_is_ever_an_argument(owner: Operator, capsys: Capture, tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "secrets").write_text("# of the application\nPASSWORD=hunter2\n\n")
+    done = owner.run(*words(tmp_path / "device", "flashed-6", "--env-file", str(tmp_path / "secrets")), capsys=capsys)
+    assert done.code == 0
+    assert sys.executable in arguments
+    assert "hunter2" not in " ".join(arguments)
+    assert (tmp_path / "device" / IDENTITY / "token").read_text().strip() not in " ".join(arguments)
+    assert "PASSWORD=hunter2" in (tmp_path / "device/etc/beamfleet/app.env").read_text()
+
+
+LISTENERS = {
+    "operators": {"host": "fleet.example", "port": 1},
+    "devices": {"host": "fleet.example", "port": 2},
+    "enrolment": {"host": "::1", "port": 3},
+    "mqtt": {"host": "::", "port": 4},
+}
+
+
+def test_a_listener_on_all_addresses_is_where_the_operator_reached_the_server() -> None:
+    assert addresses(LISTENERS, "https://10.0.0.7:8443") == {
+        "api": "https://fleet.example:2",
+        "enrol": "https://[::1]:3",
+        "mqtt": "10.0.0.7:4",
+    }
