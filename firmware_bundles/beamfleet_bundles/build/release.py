@@ -21,7 +21,7 @@ _TEXT = 1 << 20
 _STARTS = ("permanent", "transient", "temporary", "load", "none")
 _ERTS_BINARIES = ("erlexec", "beam.smp", "erl_child_setup", "heart")
 _WORD = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.+~-]{0,127}")
-_DEVELOPMENT = re.compile(r"erts-[^/]+|lib/[^/]+(/(ebin|priv|src|include))?|releases/[^/]+/[^/]+")
+_DEVELOPMENT = re.compile(r"erts-[^/]+|lib/[^/]+-[0-9][^/]*(/(ebin|priv|src|include))?|releases/[^/]+/[^/]+")
 _NOT_A_RELEASE_HINT = (
     "give what `rebar3 as prod tar`, `mix release` with steps: [:assemble, :tar], or systools:make_tar/2 made, "
     "or the release's directory"
