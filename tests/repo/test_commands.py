@@ -52,3 +52,8 @@ def test_continuous_integration_knows_every_further_suite() -> None:
 def test_every_benchmark_can_be_named_to_dev() -> None:
     runnable = {path.stem for path in (ROOT / "tests/bench").glob("*.py") if "__main__" in path.read_text()}
     assert set(dev("bench", "--list").stdout.split()) == runnable
+
+
+def test_every_link_of_the_readme_leads_to_a_file() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    assert [link for link in links if not (ROOT / link).is_file()] == []
