@@ -3,10 +3,11 @@
 `serve` starts the server, and `bundle build|inspect` work on files alone. Each module here is a noun with its
 commands; what they stand on:
 
-    contexts   servers, tokens, certificates on disk        client     the API: errors, retries, paging
-    keyring    development keys and the pinned root          signing    fetch, verify, sign, compare-and-swap
-    publishing a signed bundle's way to the server           following  waiting for a rollout, with `progress`
-    session    one run of the command                        output     table, json, yaml, name; errors; hostile text
+    session     one run of the command                       output     table, json, yaml, name; errors; hostile text
+    contexts    servers, tokens, certificates on disk        client     the API: errors, retries, paging
+    keyring     development keys and the pinned root         signing    fetch, verify, sign, compare-and-swap
+    building    a bundle from a release                      publishing a bundle's way to the server
+    following   waiting for a rollout to end                 progress   how that looks
 
 Exit codes: 0 done, 1 error, 2 usage, 3 halted by threshold, 4 aborted, 5 deadline. Nothing heavier than typer is
 imported before a command needs it, so that `--help` and completion answer at once.

@@ -45,13 +45,13 @@ ProbeTimeout = Annotated[
 class BuildOptions:
     """What `build` and `push` can say about a bundle beside its source."""
 
-    product: str | None
-    version: str | None
-    hardware: str | None
-    distribution: Distribution
-    probe_http: str | None
-    probe_command: str | None
-    probe_timeout_s: int
+    product: str | None = None
+    version: str | None = None
+    hardware: str | None = None
+    distribution: Distribution = Distribution.NONE
+    probe_http: str | None = None
+    probe_command: str | None = None
+    probe_timeout_s: int = 5
 
     def build(self, source: Path, out: Path, output: Output) -> "tuple[Bundle, list[str]]":
         """Build a bundle into a directory, telling people what was found; the bundle and the builder's notices."""

@@ -181,9 +181,9 @@ def make_private(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, name: str = ".lock") -> Iterator[None]:
     """Hold a directory's lock; another command waits until it is free. The kernel lets go when the process ends."""
     make_private(directory)
-    with (directory / ".lock").open("w") as lock:
+    with (directory / name).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

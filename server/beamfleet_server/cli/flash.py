@@ -88,6 +88,12 @@ def flash(
     check_device(device)
     variables = _variables(environment or [], env_file)
     wanted = parse_labels(labels or ())
+    if wanted and token_file:
+        raise CommandError(
+            "usage.label",
+            "labels belong to the token",
+            "give them to `beamfleet token create`, or leave --token-file out",
+        )
     if importlib.util.find_spec("beamfleet_agent") is None:
         raise CommandError(
             "flash.agent_missing",
@@ -96,7 +102,7 @@ def flash(
         )
     info = session.client.get("/server")
     tuf_root = Signing(session.client, session.context.keys).root()
-    enrolled = (root / IDENTITY).exists()
+    enrolled = _is_enrolled(root, device)
     token = _token(session, device, wanted, token_file, replace) if not enrolled else None
     settings = {
         "device": device,
@@ -116,12 +122,12 @@ def flash(
     answer = set_up(root, settings)
     if enrolled and wanted:
         session.client.patch(f"/devices/{device}", {"labels": wanted})
-    run = root / "run"
+    run = answer["run"]
     session.output.done(
-        {"device": device, "root": str(root), "run": str(run), "enrolled": enrolled, "setup": answer},
+        {"device": device, "root": str(root), "run": run, "enrolled": enrolled, "setup": answer},
         f"{root} is {'again ' if enrolled else ''}device {device}",
         "device",
-        f"{run} starts it; beamfleet device show {device}",
+        f"{f'{run} starts it' if run else 'let init run launcher and agent'}; beamfleet device show {device}",
     )
 
 
@@ -169,6 +175,24 @@ def set_up(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             "flash.agent_failed", f"beamfleet-agent setup failed: {last}", "flash again; it is safe to repeat"
         ) from None
     raise RemoteError(code, message, hint)
+
+
+def _is_enrolled(root: Path, device: str) -> bool:
+    """Whether a certificate is there already; `flash.other_device` when it is another device's."""
+    try:
+        certificate = (root / IDENTITY).read_bytes()
+    except FileNotFoundError:
+        return False
+    from beamfleet_bundles import pki
+
+    name = pki.read_certificate(pki.load_certificate(certificate)).name
+    if name != device:
+        raise CommandError(
+            "flash.other_device",
+            f"{root} is enrolled as {name} already",
+            f"--device {name} flashes it again; another device needs another directory",
+        )
+    return True
 
 
 def _token(session: Session, device: str, labels: dict[str, str], token_file: Path | None, replace: bool) -> str:

@@ -30,9 +30,15 @@ def follow(
     """The rollout as last seen, and the exit code: by its end, or 5 when `timeout_s` (0: none) passed first."""
     end = clock() + timeout_s
     outage = Outage(progress.note)
+    rollout: Rollout | None = None
     while True:
-        patience_s = min(PATIENCE_S, max(0.0, end - clock())) if timeout_s else PATIENCE_S
-        rollout = client.get(f"/rollouts/{number}", patience_s=patience_s, on_trouble=outage.begin)
+        left_s = max(0.0, end - clock()) if timeout_s else PATIENCE_S
+        try:
+            rollout = client.get(f"/rollouts/{number}", patience_s=min(left_s, PATIENCE_S), on_trouble=outage.begin)
+        except CommandError:
+            if rollout is None or left_s >= PATIENCE_S:
+                raise
+            return rollout, DEADLINE
         outage.end()
         progress.show(rollout)
         if rollout["state"] in _CODES:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from beamfleet_bundles import durable
 
-from beamfleet_server.cli.contexts import make_private
+from beamfleet_server.cli.contexts import locked, make_private
 from beamfleet_server.cli.errors import CommandError
 
 if TYPE_CHECKING:
@@ -57,5 +57,5 @@ class Keyring:
             return None
 
     def pin(self, root: bytes) -> None:
-        make_private(self.directory)
-        durable.replace(self.pin_file, root)
+        with locked(self.directory, ".pin.lock"):
+            durable.replace(self.pin_file, root)

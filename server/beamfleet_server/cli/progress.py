@@ -19,7 +19,6 @@ BARS = 24
 FINAL = frozenset({"committed", "reverted", "failed", "skipped"})
 _REACHED = {"offered": 2, "downloading": 5, "verified": 80, "staged": 85, "swapping": 90, "trial": 95}
 _DOWNLOAD = 75
-_COLOURS = {"committed": "green", "reverted": "red", "failed": "red", "skipped": "yellow"}
 
 
 class Progress(Protocol):

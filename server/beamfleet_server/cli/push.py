@@ -95,5 +95,11 @@ def _open(session: Session, source: Path, options: BuildOptions, scratch: Path) 
     from beamfleet_bundles.bundle import SUFFIX, Bundle
 
     if source.suffix == SUFFIX and source.is_file():
+        if options != BuildOptions():
+            raise CommandError(
+                "usage.built",
+                f"{source} is built already: its product, version and probes cannot be changed",
+                "push the release itself with these options",
+            )
         return Bundle.open(source)
     return options.build(source, scratch, session.output)[0]

@@ -42,11 +42,10 @@ class Trusted:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """Metadata for a bundle by name (`root.1`, `targets.3`, `PRODUCT.7`), what is signed, and whether that is news."""
+    """Metadata for a bundle by name (`root.1`, `targets.3`, `PRODUCT.7`), and what it signs."""
 
     metadata: dict[str, bytes]
     facts: Facts
-    new: bool
 
 
 class Signing:
@@ -156,7 +155,7 @@ class Signing:
             f"targets.{trusted.chain.targets.version}": trusted.targets,
             f"{product}.{chain.parse_targets(after, product).signed.version}": after,
         }
-        return Signed(metadata, facts, after != before)
+        return Signed(metadata, facts)
 
     def _send_roles(self) -> None:
         now = self._clock()

@@ -107,10 +107,10 @@ class ScriptedApi:
         return Handler
 
 
-def make_certificate(key_file: Path, certificate_file: Path) -> None:
+def make_certificate(key_file: Path, certificate_file: Path, common_name: str = "scripted") -> None:
     """A self-signed certificate for 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "scripted")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     now = datetime.now(UTC)
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     certificate = (

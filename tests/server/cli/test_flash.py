@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from beamfleet_server.cli.flash import addresses
 
+from tests.server.cli.api_script import make_certificate
 from tests.server.cli.terminal import Operator
 from tests.server.cli.test_signing import code_of
 from tests.support.fleet import Fleet
@@ -40,12 +41,21 @@ def test_flashing_again_keeps_an_identity_and_makes_no_token(owner: Operator, ca
     root = tmp_path / "device"
     assert owner.run(*words(root, "flashed-2"), capsys=capsys).code == 0
     (root / IDENTITY / "token").unlink()
-    for name in ("cert.pem", "key.pem"):
-        (root / IDENTITY / name).write_bytes(b"what enrolment brought")
+    (root / IDENTITY / "key.pem").write_bytes(b"what enrolment brought")
+    make_certificate(tmp_path / "key", root / IDENTITY / "cert.pem", "flashed-2")
     again = owner.run(*words(root, "flashed-2", "--trial-s", "5"), "-o", "json", capsys=capsys)
     assert (again.code, again.json["enrolled"]) == (0, True)
     assert not (root / IDENTITY / "token").exists()
     assert (root / IDENTITY / "key.pem").read_bytes() == b"what enrolment brought"
+
+
+def test_a_directory_that_is_another_device_is_left_alone(owner: Operator, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "device" / IDENTITY).mkdir(parents=True)
+    make_certificate(tmp_path / "key", tmp_path / "device" / IDENTITY / "cert.pem", "somebody-else")
+    refused = owner.run(*words(tmp_path / "device", "flashed-7"), capsys=capsys)
+    assert (refused.code, code_of(refused)) == (1, "flash.other_device")
+    assert "somebody-else" in refused.err
+    assert not (tmp_path / "device/etc").exists()
 
 
 def test_a_token_of_one_s_own_is_used_and_none_is_made(owner: Operator, capsys: Capture, tmp_path: Path) -> None:
@@ -63,6 +73,7 @@ def test_a_token_of_one_s_own_is_used_and_none_is_made(owner: Operator, capsys: 
         (["--env-file", "/nowhere/app.env"], "file.unreadable"),
         (["--token-file", "/nowhere/token"], "file.unreadable"),
         (["-l", "nolabel"], "usage.label"),
+        (["-l", "site=berlin", "--token-file", "x"], "usage.label"),
         (["--device", "Not_A_Device"], "name.device"),
     ],
 )

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from beamfleet_server.cli.contexts import Contexts
 
-from tests.server.cli.api_script import make_certificate
+from tests.server.cli.api_script import TOKEN, Answer, ScriptedApi, make_certificate, problem
 from tests.server.cli.terminal import COMMAND, Operator, clean_environment
 from tests.server.cli.test_signing import build, code_of
 from tests.support.fleet import Fleet, wait_for
@@ -144,6 +145,25 @@ def test_a_token_is_printed_alone_or_written_for_its_owner(guest: Operator, caps
     written = guest.run("token", "create", "gw-1", "--out", str(file), "-o", "json", capsys=capsys)
     assert (written.json["token"], stat.S_IMODE(file.stat().st_mode)) == (None, 0o600)
     assert file.read_text().strip() not in written.out
+
+
+def test_a_token_for_an_enrolled_device_tells_how_to_replace_it(
+    operator: Operator, api: ScriptedApi, capsys: Capture
+) -> None:
+    Contexts(operator.directory).save("berlin", api.url, TOKEN, api.ca.read_bytes())
+    api.script(
+        problem(409, "device.exists", "gw-1 is enrolled"), Answer({"token": "t", "device": "gw-1", "expires": "x"})
+    )
+    refused = operator.run("token", "create", "gw-1", capsys=capsys)
+    assert (refused.code, code_of(refused), "--replace" in refused.err) == (1, "device.exists", True)
+    assert operator.run("token", "create", "gw-1", "--replace", capsys=capsys).code == 0
+    assert [json.loads(request.body)["replace"] for request in api.requests] == [False, True]
+
+
+def test_a_bundle_is_pushed_as_it_was_built(owner: Operator, capsys: Capture, tmp_path: Path) -> None:
+    bundle = build(owner, tmp_path / "r", capsys, "8.0.1")
+    refused = owner.run("push", str(bundle), "--version", "8.0.2", "--all", capsys=capsys)
+    assert (refused.code, code_of(refused)) == (2, "usage.built")
 
 
 def test_a_push_to_nobody_says_so_after_publishing(owner: Operator, capsys: Capture, tmp_path: Path) -> None:
