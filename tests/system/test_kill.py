@@ -17,10 +17,12 @@ import pytest
 from tests.support.examples import tarball
 from tests.support.fleet import Device, Fleet, FleetError, fleet, wait_for
 
+pytestmark = pytest.mark.suite(name="kill")
+
 VICTIMS = ("agent", "worker", "launcher", "beam")
 POINTS = ("offered", "staging", "staged", "trial", "started")
 WORKER_DELAYS_S = (0.0, 0.05, 0.15, 0.3, 0.6)
-HEALTHY = "-l", "suite=kill"
+EVERYONE = "-l", "suite=kill"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         for name in VICTIMS:
             opened.flash(name, labels={"suite": "kill"})
         opened.wait_online(*VICTIMS)
-        opened.cli("push", str(tarball("sensor_gateway", "1.0.0")), *HEALTHY, "--canary", "4", "--timeout", "90")
+        opened.cli("push", str(tarball("sensor_gateway", "1.0.0")), *EVERYONE, "--canary", "4", "--timeout", "90")
         yield opened
 
 
@@ -95,7 +97,7 @@ def murder(device: Device, scene: Scene, victim: str, number: int, told: list[st
 def push_over(here: Fleet) -> dict[str, Any]:
     """Roll the other version out to all four; the rollout as the server shows it in the end."""
     version = "1.0.0" if here.json("device", "show", VICTIMS[0])["version"] == "1.1.0" else "1.1.0"
-    here.cli("push", str(tarball("sensor_gateway", version)), *HEALTHY, "--canary", "4", "--timeout", "150", ok=(0, 3))
+    here.cli("push", str(tarball("sensor_gateway", version)), *EVERYONE, "--canary", "4", "--timeout", "150", ok=(0, 3))
     newest = here.json("rollout", "history")[0]
     rollout: dict[str, Any] = here.json("rollout", "status", str(newest["id"]))
     assert rollout["version"] == version
