@@ -5,8 +5,6 @@ from beamfleet_bundles.errors import BeamfleetError
 from beamfleet_server.errors import ServerError
 
 DONE, ERROR, USAGE, HALTED, ABORTED, DEADLINE = range(6)
-INTERRUPTED = 130
-BROKEN_PIPE = 141
 
 CODES = frozenset(
     {

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from beamfleet_server.cli.client import Client
-from beamfleet_server.cli.errors import ABORTED, DEADLINE, DONE, HALTED, INTERRUPTED, CommandError
+from beamfleet_server.cli.errors import ABORTED, DEADLINE, DONE, HALTED, CommandError
 from beamfleet_server.cli.output import Output
 from beamfleet_server.cli.progress import Progress, Rollout, progress_on, summary
 from beamfleet_server.errors import ServerError
@@ -48,8 +48,8 @@ def follow(
         pause(PAUSE_S)
 
 
-def follow_to_the_end(client: Client, output: Output, number: int, timeout_s: float) -> tuple[Rollout | None, int]:
-    """`follow` with progress on stderr; Ctrl-C says how to go on and gives no rollout and code 130."""
+def follow_to_the_end(client: Client, output: Output, number: int, timeout_s: float) -> tuple[Rollout, int]:
+    """`follow` with progress on stderr; on Ctrl-C it says how to go on."""
     progress = progress_on(output.stderr)
     try:
         return follow(client, number, progress, timeout_s=timeout_s)
@@ -59,7 +59,7 @@ def follow_to_the_end(client: Client, output: Output, number: int, timeout_s: fl
         output.note(
             f"hint: beamfleet rollout status {number} --watch follows it, beamfleet rollout abort {number} ends it"
         )
-        return None, INTERRUPTED
+        raise
     except CommandError as error:
         raise CommandError(
             error.code, error.message, f"the rollout goes on: beamfleet rollout status {number} --watch"

@@ -62,8 +62,7 @@ def begin(session: Session, product: str, version: str, chosen: str, canary: int
 def watch(session: Session, number: int, timeout_s: float, extra: Item | None = None) -> None:
     """Follow a rollout, print how it ended (with `extra` beside it for scripts) and exit by its outcome."""
     rollout, code = follow_to_the_end(session.client, session.output, number, timeout_s)
-    if rollout is not None:
-        conclude(session.output, {**rollout, **(extra or {})}, code)
+    conclude(session.output, {**rollout, **(extra or {})}, code)
     raise typer.Exit(code)
 
 
