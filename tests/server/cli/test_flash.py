@@ -124,8 +124,8 @@ LISTENERS = {
 
 
 def test_a_listener_on_all_addresses_is_where_the_operator_reached_the_server() -> None:
-    assert addresses(LISTENERS, "https://10.0.0.7:8443") == {
+    assert addresses(LISTENERS, "https://berlin.example:8443") == {
         "api": "https://fleet.example:2",
         "enrol": "https://[::1]:3",
-        "mqtt": "10.0.0.7:4",
+        "mqtt": "berlin.example:4",
     }
