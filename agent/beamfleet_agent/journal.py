@@ -10,7 +10,6 @@ each other's.
 
 import json
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -61,7 +60,7 @@ class Journal:
         if data == self._written:
             return False
         try:
-            durable.replace(Path(self._path), data, 0o600)
+            durable.replace(self._path, data, 0o600)
         except OSError as error:
             self._written = b""
             hint = "make room on, or repair, the filesystem; the running release is not touched"
