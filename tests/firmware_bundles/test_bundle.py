@@ -102,6 +102,37 @@ def test_bytes_before_after_or_between_are_refused(tmp_path: Path) -> None:
     assert refusal(Bundle.open, path) == "bundle.malformed"
 
 
+def test_directory_and_entries_must_say_the_same(tmp_path: Path) -> None:
+    path = bundle_file(tmp_path)
+    data = path.read_bytes()
+    directory = data.index(b"PK\1\2")
+    hidden = bytearray(data[:directory] + b"hidden" + data[directory:])
+    hidden[-6:-2] = (directory + 6).to_bytes(4, "little")
+    path.write_bytes(hidden)
+    assert refusal(Bundle.open, path) == "bundle.malformed"
+    for field in (4 + 10, 4 + 14, 4 + 18):  # check sum, stored size and plain size in the first entry's own header
+        altered = bytearray(data)
+        altered[field] ^= 1
+        path.write_bytes(altered)
+        assert refusal(Bundle.open, path) == "bundle.malformed"
+
+
+def test_an_entry_cannot_lie_inside_another(tmp_path: Path) -> None:
+    document, name = b"{}", b"metadata/root.1.json"
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name.decode()), document)
+    path = tmp_path / "x.bundle"
+    write_bundle(path, manifests.manifest().encode(), io.BytesIO(inner.getvalue()), {"root.1": document})
+    data = bytearray(path.read_bytes())
+    offset = data.rindex(b"PK\1\2") + 42
+    data[offset : offset + 4] = data.index(b"PK\3\4", 4 + data.index(b"pack")).to_bytes(4, "little")
+    path.write_bytes(data)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read(name.decode()) == document
+    assert refusal(Bundle.open, path) == "bundle.malformed"
+
+
 def test_every_changed_byte_is_refused_or_changes_nothing(tmp_path: Path) -> None:
     path = bundle_file(tmp_path)
     data, good = path.read_bytes(), Bundle.open(path)

@@ -114,6 +114,10 @@ def hostile() -> dict[str, tuple[int, bytes]]:
         "a bomb under a false size": (1000, bomb.replace(len(zeros).to_bytes(4, "little"), b"\xe8\x03\0\0", 1)),
         "two frames for one": (1000, zstd.compress(content[:500]) + zstd.compress(content[500:])),
         "larger than a frame": ((1 << 20) + 1, zstd.compress(bytes((1 << 20) + 1))),
+        "a window of 128 MiB": (
+            1000,
+            bytes.fromhex("28b52ffd4088e802") + (1000 << 3 | 1).to_bytes(3, "little") + content,
+        ),
         "empty blocks without end": (1000, empty_blocks),
         "a wrong checksum": (1000, zstd.compress(content, options=CHECKSUM)[:-4] + b"abcd"),
     }
