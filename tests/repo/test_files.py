@@ -1,5 +1,6 @@
 """The rules for every tracked file: nothing of the machine it was written on, no host that we do not mean to name."""
 
+import ipaddress
 import re
 import socket
 from pathlib import Path
@@ -17,6 +18,14 @@ NAMED_HOSTS = {
     "HOST",
     "SERVER",
 }
+
+
+def is_private(host: str) -> bool:
+    """Whether the host is an address that means nothing outside the network it is used in."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_private
+    except ValueError:
+        return False
 
 
 def test_no_file_names_a_path_of_somebodys_machine() -> None:
@@ -38,6 +47,7 @@ def test_every_address_in_a_file_is_one_we_mean_to_name() -> None:
         for path, text in tracked_text()
         for host in URL_HOST.findall(text)
         if host not in NAMED_HOSTS
+        and not is_private(host)
         and not host.endswith((".example", ".local", ".test", ".invalid"))
         and "$" not in host
     }
