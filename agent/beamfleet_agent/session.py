@@ -71,7 +71,7 @@ class Session:
         self._topics = {topics.down(device, app, kind): kind for kind in DOWN}
         self._count = 0
         self._failures = 0
-        self._up_since = 0.0
+        self._up_since = self._spoke = self._heard = 0.0
         self._up = False
         self._addresses: list[tuple[int, Any]] = []
         self._socket: socket.socket | None = None
@@ -112,11 +112,16 @@ class Session:
             return False
         properties = None if expiry_s is None else _properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s)
         topic = topics.up(self._device, self._app, kind)
+        self._spoke = self._loop.now()
         return self._client.publish(topic, payload, qos=1, properties=properties).rc == MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def tend(self) -> None:
-        """Send or miss a ping, as due; to be called at least once in a keepalive. Costs no wake-up of its own."""
-        if self._client is not None and self._up:
+        """Send or miss a ping, as due; to be called at least once in a keepalive. Costs no wake-up of its own.
+
+        paho would ping in every keepalive, whatever else is said and answered: that is bytes, and a wake-up.
+        """
+        quiet_s = self._loop.now() - min(self._spoke, self._heard)
+        if self._client is not None and self._up and quiet_s >= self._keepalive_s:
             self._client.loop_misc()
             self._settle()
 
@@ -194,6 +199,7 @@ class Session:
         if events & WRITE:
             client.loop_write()
         if events & READ and client.socket() is not None:
+            self._heard = self._loop.now()
             client.loop_read()
             while client.socket() is not None and tls.pending():  # read ahead by TLS: the selector cannot see it
                 client.loop_read()

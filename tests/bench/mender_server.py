@@ -1,17 +1,12 @@
 """An HTTPS server on loopback that accepts every mender client, takes its inventory and never has an update for it."""
 
 import http.server
-import ipaddress
 import ssl
 import threading
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from tests.support.certificates import self_signed
 
 
 class MenderServer:
@@ -22,9 +17,9 @@ class MenderServer:
 
     def __init__(self, work: Path) -> None:
         self.asked = threading.Event()
-        self.certificate = work / "server.pem"
+        self.certificate, key = self_signed(work)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate, _self_signed(self.certificate, work / "server.key"))
+        context.load_cert_chain(self.certificate, key)
         self._server = _Listener(self.asked)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, name="mender server")
@@ -83,22 +78,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
-
-
-def _self_signed(certificate: Path, key: Path) -> Path:
-    """Write a P-256 certificate for 127.0.0.1 and its key as PEM files; the path of the key."""
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now, address = datetime.now(UTC), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    built = (
-        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(private, hashes.SHA256())
-    )
-    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    certificate.write_bytes(built.public_bytes(encoding))
-    key.write_bytes(private.private_bytes(encoding, form, serialization.NoEncryption()))
-    return key
