@@ -46,7 +46,7 @@ class Settings(NamedTuple):
     server: Server | None = None
 
 
-RANGES = {"trial_s": (1, 3600), "health_interval_s": (1, 86_400), "poll_interval_s": (10, 604_800)}
+RANGES = {"trial_s": (1, 3600), "health_interval_s": (1, 43_200), "poll_interval_s": (10, 604_800)}
 _TYPES = {"str": str, "int": int, "bool": bool}
 
 

@@ -12,7 +12,8 @@ import pytest
 from beamfleet_agent.log import Log
 from beamfleet_agent.loop import Loop
 from beamfleet_agent.session import Session
-from beamfleet_agent.settings import Server
+from beamfleet_agent.settings import RANGES, Server
+from beamfleet_agent.uplink import KEEPALIVE_MARGIN_S
 
 from tests.support.certificates import self_signed
 from tests.support.fleet import free_port, wait_for
@@ -132,3 +133,7 @@ def test_a_session_whose_broker_hangs_is_given_up_although_it_goes_on_speaking(l
     broker.process.send_signal(signal.SIGCONT)
     assert not up
     session.stop()
+
+
+def test_the_longest_health_interval_is_a_keepalive_that_mqtt_can_say() -> None:
+    assert RANGES["health_interval_s"][1] + KEEPALIVE_MARGIN_S < 1 << 16
