@@ -108,6 +108,8 @@ def test_what_env_sh_sets_in_vain_is_mentioned_or_refused(tmp_path: Path) -> Non
     assert "RELEASE_COOKIE has no effect" not in notices
     env = b'if true; then export ELIXIR_ERL_OPTIONS="+P 5"; fi\n'
     assert refusal(prepared, tmp_path, release("mix") | {f"{FOLDER}/env.sh": env}) == "release.env_sh"
+    env = b'export ERL_FLAGS="-heart"\n'
+    assert refusal(prepared, tmp_path, release("mix") | {f"{FOLDER}/env.sh": env}) == "release.env_sh"
     env = b'# export ELIXIR_ERL_OPTIONS="-heart"\n'
     assert refusal(prepared, tmp_path, release("mix") | {f"{FOLDER}/env.sh": env}) == ""
 

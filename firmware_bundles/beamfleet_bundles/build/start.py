@@ -126,9 +126,10 @@ def _hooks(tree: Tree, name: str) -> list[str]:
 
 def _check_env_sh(tree: Tree, path: str) -> list[str]:
     names = {match[1].decode() for match in _ENV_SH.finditer(tree.read(path, _TEXT))}
-    if "ELIXIR_ERL_OPTIONS" in names:
-        message = f"{path} sets ELIXIR_ERL_OPTIONS, which only the script of mix reads"
-        raise BundleError("release.env_sh", message, "put VM arguments into rel/vm.args.eex")
+    for name in ("ELIXIR_ERL_OPTIONS", "ERL_FLAGS", "ERL_AFLAGS", "ERL_ZFLAGS"):
+        if name in names:
+            message = f"{path} sets {name}, which the start on the device does not take"
+            raise BundleError("release.env_sh", message, "put VM arguments into rel/vm.args.eex")
     return [f"{path}: {name} has no effect, beamfleet decides it" for name in _WITHOUT_EFFECT if name in names]
 
 
