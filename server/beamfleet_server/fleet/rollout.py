@@ -53,6 +53,8 @@ BAD = frozenset({State.REVERTED, State.FAILED})
 GONE = frozenset({State.SKIPPED, State.SUPERSEDED})
 FINAL = BAD | GONE | {State.COMMITTED}
 UNDERWAY = {str(state): state for state in (*NOT_SWAPPED - {State.OFFERED}, State.SWAPPING, State.TRIAL)}
+SETTLED = frozenset({"committed", "reverted", "fallback"})
+"""Phases of `boot/state` in which what runs has been committed, now or before what failed came and went."""
 ID_LENGTH = 32
 """Hex digits of a manifest's hash that name a slot."""
 
@@ -203,7 +205,7 @@ def observed(member: Member) -> tuple[State, str]:
     withdrawn = member.state is State.SKIPPED and member.offered
     if (member.state in FINAL and not withdrawn) or not member.manifest:
         return kept
-    if report.phase == "committed" and report.manifest == member.manifest:
+    if report.phase in SETTLED and report.manifest == member.manifest:
         return State.COMMITTED, ""
     if not member.offered:
         return kept
