@@ -65,7 +65,7 @@ class Controller:
                 _log.exception("the safety look failed")
             if self._changed:
                 self._wake.set()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(min(LOOK_S, self._offline_after_s / 4))
 
     def _look(self) -> None:
         now = self._clock()

@@ -10,7 +10,6 @@ from beamfleet_bundles.errors import BeamfleetError
 STATUS = {
     "auth.required": 401,
     "auth.expired": 401,
-    "auth.forbidden": 403,
     "request.schema": 422,
     "request.too_large": 413,
     "request.cursor": 422,
@@ -18,6 +17,7 @@ STATUS = {
     "request.not_found": 404,
     "request.method": 405,
     "request.aborted": 400,
+    "request.malformed": 400,
     "metadata.none": 404,
     "metadata.conflict": 409,
     "metadata.incomplete": 409,
@@ -44,7 +44,6 @@ STATUS = {
     "rollout.no_selector": 422,
     "rollout.no_devices": 422,
     "rollout.no_target": 422,
-    "assignment.none": 404,
     "broker.down": 503,
     "broker.missing": 500,
     "broker.failed": 500,
@@ -52,8 +51,8 @@ STATUS = {
     "server.data_in_use": 500,
     "server.data_unusable": 500,
     "server.disk_full": 507,
+    "server.database": 503,
     "server.settings": 500,
-    "server.stopping": 503,
     "server.internal": 500,
 }
 """Every code of the server with its HTTP status. Those of `beamfleet_bundles` are 422 over HTTP unless named here."""

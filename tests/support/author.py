@@ -1,6 +1,7 @@
 """Who signs releases, for tests: development keys in memory, real bundles of a tiny release, uploads over the API."""
 
 import base64
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from beamfleet_bundles import keys, repository
 from beamfleet_bundles.build.builder import build
 from beamfleet_bundles.bundle import Bundle
 from beamfleet_bundles.repository import RoleKeys
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Key
 
 from tests.support import skeleton
 from tests.support.server import Server
@@ -27,18 +28,15 @@ class Author:
     def initialise(self) -> requests.Response:
         """Sign and upload the first root and targets."""
         online = {role: keys.parse_public(key) for role, key in self._server.get("/server")["online_keys"].items()}
-        roles = {role: RoleKeys((online[role],)) for role in ("snapshot", "timestamp")}
-        roles |= {role: RoleKeys((self.keys[role].public_key,)) for role in ("root", "targets")}
-        root = repository.new_root(roles, [self.keys["root"]], _now())
-        targets = repository.new_targets(RoleKeys((online["director"],)), [self.keys["targets"]], _now())
-        return self._server.api("POST", "/metadata", json={"root": _text(root), "targets": _text(targets)})
+        signed = first_metadata(online, now(), self.keys)
+        return self._server.api("POST", "/metadata", json={role: _text(data) for role, data in signed.items()})
 
     def create_product(self, name: str) -> requests.Response:
         """Sign and upload a further product."""
         self.keys[name] = CryptoSigner.generate_ed25519()
         product_keys = RoleKeys((self.keys[name].public_key,))
-        targets = repository.add_product(self.held("targets"), name, product_keys, [self.keys["targets"]], _now())
-        product = repository.new_product([self.keys[name]], _now())
+        targets = repository.add_product(self.held("targets"), name, product_keys, [self.keys["targets"]], now())
+        product = repository.new_product([self.keys[name]], now())
         body = {"name": name, "targets": _text(targets), "product": _text(product)}
         return self._server.api("POST", "/products", json=body)
 
@@ -54,7 +52,7 @@ class Author:
         """Sign a bundle with the product's key, or with another one, over the product's newest metadata."""
         bundle = Bundle.open(path)
         product = bundle.manifest.product
-        signed, _ = repository.add_release(self.held(product), bundle.manifest, [key or self.keys[product]], _now())
+        signed, _ = repository.add_release(self.held(product), bundle.manifest, [key or self.keys[product]], now())
         documents = {"root": self.held("root"), "targets": self.held("targets"), product: signed}
         versions = self._server.get("/server")["metadata"]
         numbers = {"root": versions["root"], "targets": versions["targets"], product: versions["products"][product] + 1}
@@ -80,9 +78,21 @@ class Author:
         return answer.content
 
 
+def first_metadata(
+    online: Mapping[str, Key], time: datetime, signers: Mapping[str, CryptoSigner] | None = None
+) -> dict[str, bytes]:
+    """The first root and targets for a server with these online keys, by role."""
+    signers = signers or {role: CryptoSigner.generate_ed25519() for role in ("root", "targets")}
+    roles = {role: RoleKeys((online[role],)) for role in ("snapshot", "timestamp")}
+    roles |= {role: RoleKeys((signer.public_key,)) for role, signer in signers.items() if role in ("root", "targets")}
+    root = repository.new_root(roles, [signers["root"]], time)
+    return {"root": root, "targets": repository.new_targets(RoleKeys((online["director"],)), [signers["targets"]], time)}
+
+
+def now() -> datetime:
+    """This second."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)

@@ -6,14 +6,18 @@ SQLite runs in WAL with `synchronous=FULL`: what was acknowledged survives a pow
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, CursorResult, Engine, NullPool, create_engine, event, text
+from sqlalchemy.exc import OperationalError
+
+from beamfleet_server.errors import ServerError
 
 T = TypeVar("T")
 Transaction: TypeAlias = Connection
@@ -55,7 +59,7 @@ class Database:
 
     def read(self, query: Change[T]) -> T:
         """The result of `query` on one consistent snapshot; it cannot change anything."""
-        with self._reading.begin() as connection:
+        with _translated(), self._reading.begin() as connection:
             return query(connection)
 
     def submit(self, change: Change[T]) -> Future[T]:
@@ -80,7 +84,7 @@ class Database:
                 change, future = job
                 self._touched.clear()
                 try:
-                    with connection.begin():
+                    with _translated(), connection.begin():
                         result = change(connection)
                 except BaseException as error:  # noqa: BLE001 (it belongs to the caller, who waits for it)
                     future.set_exception(error)
@@ -88,6 +92,15 @@ class Database:
                     if self._touched:
                         self.on_commit(frozenset(self._touched))
                     future.set_result(result)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """What the database itself cannot do now (full disk, lock, damage) is an error with a code; our own errors pass."""
+    try:
+        yield
+    except OperationalError as error:
+        raise ServerError("server.database", f"the database refuses: {error.orig}", "is its disk full?") from error
 
 
 def inserted_id(result: CursorResult[Any]) -> int:
