@@ -90,6 +90,8 @@ class Monitor:
         if trial is not self._trial:
             return
         now, starts = self._loop.now(), self._boot.state().starts
+        if not self._boot.started(starts):  # what answers is the release before, which is still stopping
+            sample = None
         if sample is not None and sample.boot == starts:
             self._probe(trial, now)
         seen = trial.observe(now, sample, starts)

@@ -32,11 +32,14 @@ Send = Callable[[str, bytes, int | None], bool]
 
 
 class Reports:
-    """The device's voice in this boot of the agent. `ledger` is what the journal must remember of it."""
+    """The device's voice in this boot of the agent. `ledger` is what the journal must remember of it.
 
-    def __init__(self, ledger: Ledger, send: Send) -> None:
+    heard: whether there is a server at all; without one nothing is kept for it.
+    """
+
+    def __init__(self, ledger: Ledger, send: Send, *, heard: bool) -> None:
         self.ledger = ledger
-        self._send = send
+        self._send, self._heard = send, heard
         self._seq = 0
         self._state: dict[str, Any] | None = None
         self._state_known = False
@@ -47,6 +50,8 @@ class Reports:
 
     def event(self, kind: str, cause: str = "", detail: str = "", slot: str = "", **data: str | int) -> None:
         """Put an event into the outbox; it goes out with the next `flush`."""
+        if not self._heard:
+            return
         entry = {
             **self._number(),
             "kind": kind,

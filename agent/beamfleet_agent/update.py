@@ -24,7 +24,7 @@ What a restart (power cut, kill -9) in each phase leads to; the journal and boot
 | downloading | staging/ has been emptied: the assignment is checked and fetched again (a whole slot is kept)   |
 | verified    | the same                                                                                               |
 | staged      | the ground is re-hashed, then the swap is asked for; without its slot: fetched again                   |
-| swapping    | boot/state shows the trial or its end: follow it; else ask again (the launcher takes a request once)   |
+| swapping    | boot/state shows the trial or its end: follow it; else as staged (the launcher takes a request once)   |
 | trial       | boot/state still shows it: watch from the start of the trial period again; else its end counts         |
 | final       | kept; an assignment that came in meanwhile is checked                                                  |
 
@@ -129,8 +129,8 @@ def _started(state: State, slots: frozenset[str]) -> Outcome:
         state = state._replace(update=update._replace(reason="", detail=""))
     before = state.update.phase
     state, actions = _follow(state)
-    if state.update.phase == "swapping":
-        return state, (*actions, _swap_request(state.update))
+    if state.update.phase == "swapping":  # ask again, but look at the ground again first
+        state = state._replace(update=state.update._replace(phase="staged"))
     if before == state.update.phase == "trial" and not actions:
         return _watch(state)
     if actions or state.job:
@@ -238,6 +238,8 @@ def _failed(state: State, job: str, event: Failed) -> Outcome:
 def _resume(state: State) -> Outcome:
     """Go on with what is unfinished: after a pause, after a restart, after something else has ended."""
     update = state.update
+    if update.phase == "trial" and known(state, update.slot) is None:
+        return _watch(state)
     if update.phase in SWAPPED:
         return state, ()
     if update.phase == "staged":
@@ -265,11 +267,17 @@ def _follow(state: State) -> Outcome:
     if ground.phase == "trial":
         if ours and update.phase == "trial":
             return state, ()
-        if not ours or update.phase not in SWAPPED:
+        cancel: tuple[Action, ...] = ()
+        if update.phase not in SWAPPED or not ours:
+            cancel = (Cancel(),) if state.job else ()
+            state = state._replace(job="")
+        if not ours or update.phase not in SWAPPED | {"staged"}:
             state = _adopt(state)
         entered = state.update._replace(phase="trial", reason="", detail="")
-        return _watch(state._replace(update=entered, tries=0))
-    if update.phase == "committed" and failed and ground.phase == "fallback" and ground.slot != update.slot:
+        state, actions = _watch(state._replace(update=entered, tries=0))
+        return state, (*cancel, *actions)
+    fell = ground.phase == "fallback" and ground.failed_slot == update.slot != ground.slot
+    if update.phase == "committed" and fell:
         detail = "the committed release failed too many boots in a row"
         return _next(_spend(state._replace(update=update._replace(phase="reverted", reason="fallback", detail=detail))))
     if update.phase not in SWAPPED:
