@@ -217,7 +217,7 @@ def test_what_is_no_tarball_is_refused(taken: Read, data: bytes) -> None:
 
 
 def test_an_empty_archive_and_a_missing_one_are_refused(taken: Read, tmp_path: Path) -> None:
-    assert refusal(taken, tar([])) == "archive.corrupt"
+    assert refusal(taken, tar([])) == "archive.empty"
     assert refusal(taken, tar([(header("lib/", kind=tarfile.DIRTYPE), b"")])) == "archive.empty"
     assert refusal(taken, tmp_path / "missing") == "archive.unreadable"
     assert refusal(taken, Path("/dev/null")) == "archive.not_an_archive"

@@ -17,6 +17,7 @@ from beamfleet_bundles.build.tree import Spooled, Tree
 from beamfleet_bundles.errors import BundleError
 
 _PORTION = 1 << 18
+_HINT = "give what rebar3, mix or systools packed, as it left them; if it is that, pack it again"
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
 
@@ -38,23 +39,31 @@ def read(source: Path, tree: Tree, limits: Limits) -> None:
     Links are taken as they are: `Tree.check_links` judges them. Errors: `archive.*`.
     """
     try:
+        _read(source, _Intake(tree, limits))
+        tree.check_conflicts()
+        if not tree.files:
+            raise BundleError("archive.empty", "it holds no files")
+    except BundleError as error:
+        raise BundleError(error.code, f"{source}: {error.message}", error.hint or _HINT) from error
+
+
+def _read(source: Path, intake: "_Intake") -> None:
+    try:
         mode = source.stat().st_mode
-        intake = _Intake(tree, limits)
         if stat.S_ISDIR(mode):
             _read_directory(source, intake)
         elif stat.S_ISREG(mode):
             _read_tarball(source, intake)
         else:
-            raise BundleError("archive.not_an_archive", f"{source} is neither a file nor a directory")
+            raise BundleError("archive.not_an_archive", "it is neither a file nor a directory")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BundleError(
                 "archive.spool", "no space is left for temporary files", "point TMPDIR elsewhere"
             ) from None
-        raise BundleError("archive.unreadable", f"{error.filename or source}: {error.strerror}") from error
-    tree.check_conflicts()
-    if not tree.files:
-        raise BundleError("archive.empty", f"{source} holds no files")
+        where = f"{error.filename}: " if error.filename not in (None, str(source)) else ""
+        hint = "check the path, and who may read it"
+        raise BundleError("archive.unreadable", f"{where}{error.strerror}", hint) from error
 
 
 class _Intake:

@@ -71,7 +71,7 @@ class Plain:
             if start.startswith(magic):
                 self._file.close()
                 hint = "pack it as .tar.gz, .tar.zst or .tar"
-                raise BundleError("archive.not_an_archive", f"{path} is {name} archive", hint)
+                raise BundleError("archive.not_an_archive", f"it is {name} archive", hint)
 
     def __enter__(self) -> Self:
         return self

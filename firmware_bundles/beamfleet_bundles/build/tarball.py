@@ -68,7 +68,7 @@ def members(stream: Reader) -> Iterator[tuple[Member, "Content"]]:
         content = Content(stream, member.size, member.path)
         yield member, content
         content.skip()
-    if first or extended:
+    if extended:
         raise BundleError("archive.corrupt", "the archive ends where a member should follow")
     _check_tail(stream)
 
@@ -126,7 +126,7 @@ def _check_sum(header: bytes, first: bool) -> None:
 
 
 def _not_an_archive() -> BundleError:
-    return BundleError("archive.not_an_archive", "the file is not a tar archive", "give a tarball of a release")
+    return BundleError("archive.not_an_archive", "the file is not a tar archive")
 
 
 def _number(field: bytes) -> int:
