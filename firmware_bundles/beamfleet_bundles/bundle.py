@@ -98,7 +98,8 @@ class Bundle:
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error) as error:
             raise _malformed(path, str(error)) from None
         except OSError as error:
-            raise BundleError("bundle.not_found", f"{path} cannot be read: {error.strerror}") from error
+            hint = "check the path; beamfleet bundle build TARBALL makes a bundle"
+            raise BundleError("bundle.not_found", f"{path} cannot be read: {error.strerror}", hint) from error
         metadata = {name.removeprefix("metadata/").removesuffix(".json"): data for name, data in documents.items()}
         return cls(path, manifest_bytes, decode(manifest_bytes), metadata, pack_size, starts[_PACK])
 
@@ -117,7 +118,8 @@ class Bundle:
         try:
             pack.verify(self.pack_chunks(), self.manifest)
         except BundleError as error:
-            raise BundleError("bundle.altered", f"{self.path.name} is damaged: {error.message}") from error
+            hint = "copy it again, or build it again"
+            raise BundleError("bundle.altered", f"{self.path.name} is damaged: {error.message}", hint) from error
 
     def with_metadata(self, path: Path, metadata: Mapping[str, bytes]) -> None:
         """Write the same manifest and pack with other metadata to `path`, which may be this bundle's own."""

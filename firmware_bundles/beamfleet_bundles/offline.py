@@ -55,6 +55,8 @@ def verify_offline(
     bundle's, it decides who may sign for the product. Errors: `trust.*`, `name.*`.
     """
     product, _, _ = parse_target_path(path)
+    if not metadata:
+        raise BundleError("trust.incomplete", "the bundle is not signed", "sign it: beamfleet bundle sign FILE")
     documents = _by_version(metadata)
     current, new_roots = chain.verify_root(root, None), []
     while data := documents.get(Root.type, {}).get(current.version + 1):
