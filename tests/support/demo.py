@@ -181,7 +181,7 @@ def main() -> int:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
             explore(fleet)
     except (FleetError, KeyboardInterrupt) as error:
-        print(f"\nThe demo failed: {error if str(error) else "interrupted"}", file=sys.stderr)
+        print(f"\nThe demo failed: {error if str(error) else 'interrupted'}", file=sys.stderr)
         for device in fleet.devices.values():
             print(f"--- {device.name}\n{device.console(20)}", file=sys.stderr)
     finally:
