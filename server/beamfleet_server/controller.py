@@ -34,6 +34,7 @@ class Controller:
         self._sign = sign
         self._clock = clock
         self._offline_after_s = offline_after_s
+        self._listening_since = clock()
         self._changed: set[int] = set()
         self._wake = asyncio.Event()
 
@@ -70,6 +71,7 @@ class Controller:
     def _look(self) -> None:
         now = self._clock()
         self._publisher.refresh()
-        self._store.reports.expire(now - self._offline_after_s, now)
+        if now - self._listening_since >= self._offline_after_s:  # silence before we listened proves nothing
+            self._store.reports.expire(now - self._offline_after_s, now)
         self._store.advancing.check_all(now)
         self._store.assignments.renew(self._store.assignments.stale(now - FRESH_S), self._sign, now)

@@ -20,6 +20,7 @@ from beamfleet_server.errors import ServerError
 from beamfleet_server.store import Store
 from beamfleet_server.store.assignments import Told
 
+RETRY_S = 1.0
 PACE = 200
 """Assignments that are on their way to the broker at once."""
 FIRST_REPEAT_S, LONGEST_REPEAT_S = 15, 3600
@@ -58,7 +59,7 @@ class Delivery:
                 await self._keep_up(connection, epoch)
             except ServerError as error:
                 _log.warning("assignments wait for the broker", code=error.code)
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(RETRY_S)
 
     async def repeat(self) -> None:
         """Publish again what devices that are online have not seen, each time after a longer pause."""
@@ -80,7 +81,10 @@ class Delivery:
             await self._publish(due)
 
     async def _keep_up(self, connection: Connected, epoch: str) -> None:
-        done = self._read(connection.epoch, epoch, await asyncio.to_thread(self._store.assignments.last_publication))
+        last = await asyncio.to_thread(self._store.assignments.last_publication)
+        done = reached(connection.epoch, epoch, last)
+        if done < last:
+            _log.info("the broker lacks assignments", has=done, of=last)
         while self._client.still(connection):
             self._wake.clear()
             told = await asyncio.to_thread(self._store.assignments.after, done, PACE)
@@ -111,13 +115,12 @@ class Delivery:
             )
         )
 
-    def _read(self, retained: bytes | None, epoch: str, last: int) -> int:
-        try:
-            marker = msgspec.json.decode(retained or b"", type=Marker)
-        except msgspec.DecodeError:
-            marker = Marker(0, "", 0)
-        if (marker.v, marker.epoch) == (1, epoch) and marker.publication <= last:
-            return marker.publication
-        if last:
-            _log.warning("the broker has forgotten the assignments", publication=last)
+
+def reached(retained: bytes | None, epoch: str, last: int) -> int:
+    """The publication up to which a broker has everything, by its retained marker; 0 if that cannot be true."""
+    try:
+        marker = msgspec.json.decode(retained or b"", type=Marker)
+    except msgspec.DecodeError:
         return 0
+    believable = (marker.v, marker.epoch) == (1, epoch) and 0 <= marker.publication <= last
+    return marker.publication if believable else 0

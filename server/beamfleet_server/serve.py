@@ -24,6 +24,7 @@ import pwd
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (compared, not
 """Addresses that mean all of this machine's, and where the server itself finds what listens there."""
 HTTPS = ("operators", "devices", "enrolment")
 READY_S = 30.0
+THREADS = 32
+"""For what blocks: uploads being verified must not keep reports from being committed."""
 PORT_TRIES = 5
 """How often another free port is taken for MQTT when somebody was quicker."""
 
@@ -97,8 +100,10 @@ class Process:
 
     async def run(self) -> int:
         """The exit code of `serve`."""
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, "work"))
         for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, self._stopping.set)
+            loop.add_signal_handler(name, self._stopping.set)
         async with self._shutdown:
             await self._startup()
             await self._stopping.wait()
@@ -258,7 +263,7 @@ def _in_this_loop(reactions: Mapping[str, Callable[[], None]]) -> Callable[[froz
     loop = asyncio.get_running_loop()
 
     def call(words: frozenset[str]) -> None:
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
             for word in words & reactions.keys():
                 loop.call_soon_threadsafe(reactions[word])
 
