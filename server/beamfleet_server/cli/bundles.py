@@ -91,11 +91,8 @@ def inspect(
     output: Printed = Format.TABLE,
 ) -> None:
     """Show what is in a bundle and whether it is whole; with a known root also whether its signature holds."""
-    from beamfleet_bundles.bundle import Bundle
-
     session = Session.of(ctx, output)
-    bundle = Bundle.open(file)
-    bundle.verify()
+    bundle = open_whole(file)
     signature = _signature(session, bundle)
     content = _builtins(bundle.manifest)
     item = {**describe(bundle), "signature": signature, "metadata": sorted(bundle.metadata), "content": content}
@@ -120,8 +117,7 @@ def sign(
     from beamfleet_server.cli.signing import Signing
 
     session = Session.of(ctx, output)
-    bundle = Bundle.open(file)
-    bundle.verify()
+    bundle = open_whole(file)
     signed = Signing(session.client, session.context.keys).sign(bundle.manifest)
     bundle.with_metadata(out or file, signed.metadata)
     item = {
@@ -140,10 +136,8 @@ def sign(
 @app.command("publish", epilog=examples("beamfleet bundle publish my-app-1.0.0-x86_64-glibc-otp25.bundle"))
 def publish(ctx: typer.Context, file: BundleFile, output: Printed = Format.TABLE) -> None:
     """Upload a bundle, signing it first where that is needed. Safe to repeat."""
-    from beamfleet_bundles.bundle import Bundle
-
     session = Session.of(ctx, output)
-    item = publish_bundle(session, Bundle.open(file))
+    item = publish_bundle(session, open_whole(file))
     session.output.done(
         item,
         f"{file} is published{' already' if item['already'] else ''}",
@@ -165,6 +159,15 @@ def list_bundles(
     session.output.items(
         bundles, _COLUMNS, "manifest", "no bundle yet; `beamfleet push TARBALL -l key=value` publishes one"
     )
+
+
+def open_whole(path: Path) -> "Bundle":
+    """The bundle in a file that somebody gave us, after reading all of it; errors `bundle.*`, `manifest.*`."""
+    from beamfleet_bundles.bundle import Bundle
+
+    bundle = Bundle.open(path)
+    bundle.verify()
+    return bundle
 
 
 def publish_bundle(session: Session, bundle: "Bundle") -> Item:

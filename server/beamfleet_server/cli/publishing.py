@@ -59,9 +59,13 @@ class Publishing:
         )
 
     def publish_signed(self, bundle: Bundle, scratch: Path) -> Json:
-        """Upload a bundle with the signature that it has; where that is out of date, sign it here as `publish` does."""
+        """Upload a bundle with the signature that it has; where that is out of date, sign it here as `publish` does.
+
+        A signature that does not hold is `bundle.untrusted`: what somebody else signed is not signed anew unasked.
+        """
         if item := self.published(bundle.manifest):
             return item
+        self._signing.check(bundle)
         try:
             return self._upload(bundle.path)
         except RemoteError as error:

@@ -17,7 +17,7 @@ from beamfleet_server.cli.building import (
     Product,
     Version,
 )
-from beamfleet_server.cli.bundles import publish_bundle
+from beamfleet_server.cli.bundles import open_whole, publish_bundle
 from beamfleet_server.cli.errors import CommandError
 from beamfleet_server.cli.options import Printed, Selector, Timeout, examples
 from beamfleet_server.cli.output import Format
@@ -92,14 +92,14 @@ def _products(session: Session) -> set[str]:
 
 
 def _open(session: Session, source: Path, options: BuildOptions, scratch: Path) -> "Bundle":
-    from beamfleet_bundles.bundle import SUFFIX, Bundle
+    from beamfleet_bundles.bundle import SUFFIX
 
-    if source.suffix == SUFFIX and source.is_file():
+    if source.suffix == SUFFIX and not source.is_dir():
         if options != BuildOptions():
             raise CommandError(
                 "usage.built",
                 f"{source} is built already: its product, version and probes cannot be changed",
                 "push the release itself with these options",
             )
-        return Bundle.open(source)
+        return open_whole(source)
     return options.build(source, scratch, session.output)[0]

@@ -16,10 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from beamfleet_bundles import chain, keys, repository
+from beamfleet_bundles.bundle import Bundle
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.facts import Facts
 from beamfleet_bundles.manifest import Manifest
-from beamfleet_bundles.names import check_product
+from beamfleet_bundles.names import check_product, target_path
+from beamfleet_bundles.offline import verify_offline
 
 from beamfleet_server.cli.client import Client
 from beamfleet_server.cli.contexts import locked
@@ -156,6 +158,21 @@ class Signing:
             f"{product}.{chain.parse_targets(after, product).signed.version}": after,
         }
         return Signed(metadata, facts)
+
+    def check(self, bundle: Bundle) -> None:
+        """`bundle.untrusted` unless the bundle's own metadata follows from this server's root, however old it is."""
+        manifest = bundle.manifest
+        path = target_path(manifest.product, manifest.version, manifest.target)
+        try:
+            verify_offline(bundle.metadata, bundle.manifest_bytes, path, self.root(), self._clock())
+        except BundleError as error:
+            if error.code == "trust.expired":
+                return
+            raise ServerError(
+                "bundle.untrusted",
+                f"the signature of {bundle.path} does not hold on {self._client.server}: {error.message}",
+                "ask where it comes from; `beamfleet bundle sign FILE` signs its content anew",
+            ) from error
 
     def _send_roles(self) -> None:
         now = self._clock()
