@@ -41,7 +41,7 @@ class Staged(NamedTuple):
 class Sound(NamedTuple):
     """The slot that was to be re-hashed is as its manifest says."""
 
-    release: Release | None
+    release: Release
 
 
 class Failed(NamedTuple):

@@ -185,7 +185,7 @@ def _staged(state: State, release: Release) -> Outcome:
         state = _move(state, "downloading", "verified", release)
         update = state.update
     if update.phase not in ("downloading", "verified") or update.slot != release.slot:
-        return state, ()
+        return _next(state)
     state = _remember(state, release)
     if _runs(state, release.slot):
         return _next(state._replace(update=update._replace(phase="committed"), tries=0))
@@ -193,26 +193,31 @@ def _staged(state: State, release: Release) -> Outcome:
 
 
 def _ground_check(state: State) -> Outcome:
-    """Before a swap the slot to go back to is re-hashed; before a rollback the slot to go to."""
-    slot = state.update.slot if state.update.origin == "rollback" else state.ground.slot
-    if not slot:
-        return _swap(state)
-    return state._replace(job="verify"), (Verify(slot),)
+    slot = _ground_of(state)
+    return (state._replace(job="verify"), (Verify(slot),)) if slot else _swap(state)
 
 
-def _sound(state: State, release: Release | None) -> Outcome:
-    if release is not None:
-        state = _remember(state, release)
-        if state.update.slot == release.slot:
-            state = state._replace(update=_named(state.update, release))
-    if state.update.phase == "staged":
-        return _swap(state)
-    return _watch(state) if state.update.phase == "trial" else (state, ())
+def _ground_of(state: State) -> str:
+    """What is re-hashed before the launcher is asked: the slot to go back to, or for a rollback the one to go to."""
+    return state.ground.previous if state.update.origin == "rollback" else state.ground.slot
+
+
+def _sound(state: State, release: Release) -> Outcome:
+    state = _remember(state, release)
+    update = _named(state.update, release) if state.update.slot == release.slot else state.update
+    state = state._replace(update=update)
+    if update.phase == "trial":
+        return _watch(state)
+    if update.phase != "staged":
+        return _next(state)
+    if _runs(state, update.slot):  # a fallback brought it back meanwhile
+        return _next(state._replace(update=update._replace(phase="committed")))
+    return _swap(state) if release.slot == _ground_of(state) else _ground_check(state)
 
 
 def _swap(state: State) -> Outcome:
     update = state.update._replace(phase="swapping")
-    return state._replace(update=update, tries=0), (_swap_request(update),)
+    return state._replace(update=update), (_swap_request(update),)
 
 
 def _swap_request(update: Update) -> Request:
@@ -230,7 +235,8 @@ def _failed(state: State, job: str, event: Failed) -> Outcome:
         state, actions = _resume(state._replace(refused=state.offered, offered=""))
         return state, (told, *actions)
     if state.update.phase not in PENDING:
-        return state, (told,)
+        state, actions = _next(state)
+        return state, (told, *actions)
     state = state._replace(update=state.update._replace(phase="failed", reason=event.code, detail=event.message))
     return _next(state if job == "check" else _spend(state))
 
