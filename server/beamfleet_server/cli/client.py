@@ -25,6 +25,7 @@ UPLOAD_TIMEOUT_S = 900
 PATIENCE_S = 2.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 PAGE = 500
+_WHICH_ADDRESS = "is this the operators' address? `beamfleet serve` prints it when it starts"
 _SILENCE = frozenset({"server.unreachable", "server.timeout"})
 _UNAVAILABLE = frozenset({502, 503, 504})
 
@@ -162,6 +163,12 @@ class Client:
         import requests
 
         match error:
+            case requests.exceptions.SSLError() if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                return CommandError(
+                    "server.malformed",
+                    f"{self.server} does not speak TLS as a beamfleet server does: {_innermost(error)}",
+                    _WHICH_ADDRESS,
+                )
             case requests.exceptions.SSLError():
                 return CommandError(
                     "server.untrusted",
@@ -191,8 +198,9 @@ class Client:
                 raise TypeError("a problem's members are strings")
         except (ValueError, TypeError, KeyError):
             code = "server.unavailable" if response.status_code in _UNAVAILABLE else "server.malformed"
-            message = f"{self.server} answered {response.status_code} without saying why"
-            hint = "is this the operators' address of a beamfleet server?"
+            message, hint = f"{self.server} answered {response.status_code} without saying why", _WHICH_ADDRESS
+        if code == "request.not_found":
+            code, message, hint = "server.malformed", f"{self.server} is not the operators' API", _WHICH_ADDRESS
         return RemoteError(code, message, hint, response.status_code)
 
     def _object(self, response: "requests.Response") -> Json:
@@ -204,7 +212,7 @@ class Client:
             raise CommandError(
                 "server.malformed",
                 f"{self.server} did not answer with a JSON object",
-                "is this the operators' address of a beamfleet server?",
+                _WHICH_ADDRESS,
             )
         return document
 
@@ -217,6 +225,12 @@ def _bearer(token: str) -> "Callable[[requests.PreparedRequest], requests.Prepar
         return request
 
     return sign
+
+
+def _innermost(error: BaseException) -> str:
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return str(error)
 
 
 def _passing(error: ServerError) -> bool:
