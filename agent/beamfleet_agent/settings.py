@@ -18,7 +18,7 @@ import tomllib
 from typing import Any, NamedTuple
 
 from beamfleet_bundles.errors import BundleError
-from beamfleet_bundles.names import check_app, check_device
+from beamfleet_bundles.names import check_app, check_device, check_hardware
 
 from beamfleet_agent.errors import AgentError
 
@@ -85,6 +85,8 @@ def check(document: dict[str, Any]) -> Settings:
     try:
         check_device(values["device"])
         check_app(values.get("app", "main"))
+        if values.get("hardware"):
+            check_hardware(values["hardware"])
     except BundleError as error:
         raise _refusal(error.message, error.hint) from error
     return Settings(**values)

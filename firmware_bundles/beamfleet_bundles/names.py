@@ -74,6 +74,21 @@ def check_app(value: str) -> str:
     return value
 
 
+def check_hardware(value: str) -> str:
+    """The owner's name of a board, `^[a-z][a-z0-9-]{0,30}$`; error `name.hardware`."""
+    if not _is_board(value):
+        raise BundleError(
+            "name.hardware",
+            f"{_shown(value)} is not the name of a board",
+            "use 1 to 31 lower-case letters, digits and dashes, beginning with a letter",
+        )
+    return value
+
+
+def _is_board(value: Any) -> bool:
+    return _matches(value, _LOWER, _DASHED, 31)
+
+
 def check_label(key: str, value: str) -> tuple[str, str]:
     """KEY `^[a-z][a-z0-9_.-]{0,62}$`, VALUE `^[0-9A-Za-z][0-9A-Za-z_.-]{0,62}$`; error `name.label`."""
     if not _matches(key, _LOWER, _LOWER_DIGITS | frozenset("_.-"), 63):
@@ -101,7 +116,7 @@ class Target(NamedTuple):
     otp: int
     """Major version of Erlang/OTP."""
     hardware: str | None = None
-    """The owner's name of a board, `^[a-z][a-z0-9-]{0,30}$`, or None for any."""
+    """As `check_hardware` takes it, or None for any."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -114,7 +129,7 @@ class Target(NamedTuple):
             not _matches(arch, _LOWER, _LOWER_DIGITS | {"_"}, 16)
             or libc not in LIBCS
             or number < 1
-            or (hardware and not _matches(hardware, _LOWER, _DASHED, 31))
+            or (hardware and not _is_board(hardware))
             or str(target) != text
         ):
             raise BundleError(

@@ -5,6 +5,7 @@ from beamfleet_bundles.names import (
     Target,
     check_app,
     check_device,
+    check_hardware,
     check_label,
     check_product,
     check_target,
@@ -22,6 +23,7 @@ CHECKS = {
     "name.version": check_version,
     "name.device": check_device,
     "name.app": check_app,
+    "name.hardware": check_hardware,
     "name.target": check_target,
 }
 GOOD = {
@@ -29,6 +31,7 @@ GOOD = {
     "name.version": "1|1.2.0|2026-01-01|1.0+b.7|v1|" + "1" * 64,
     "name.device": "a|0|gw-01|" + "a" * 63,
     "name.app": "main|a1-b",
+    "name.hardware": "rpi4|board-b|" + "a" * 31,
     "name.target": "x86_64-glibc-otp25|aarch64-musl-otp27-rpi4|riscv64-glibc-otp29-board-b",
 }
 BAD = {
@@ -36,6 +39,7 @@ BAD = {
     "name.version": "|.|..|+1|1/2|1 2|" + "1" * 65,
     "name.device": "|-a|a/b|A|_server|#|a\0|" + "a" * 64,
     "name.app": "|1|Main|" + "a" * 32,
+    "name.hardware": "|4rpi|Rpi|rpi 4|rpi_4|" + "a" * 32,
     "name.target": "|x86_64|x86_64-glibc|x86_64-glibc-otp|x86_64-glibc-otp025|x86_64-glibc-otp0|x86_64-uclibc-otp25"
     "|X86-glibc-otp25|x86_64-glibc-otp25-|x86_64-glibc-otp25-Rpi|x86_64-glibc-otp1000|x86_64-glibc-otp\uff12\uff15",
 }

@@ -17,9 +17,10 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
-from beamfleet_bundles.names import check_device
+from beamfleet_bundles.names import check_device, check_hardware
 
 from beamfleet_server.cli.errors import CommandError, RemoteError
+from beamfleet_server.cli.files import read_file, read_token
 from beamfleet_server.cli.labels import parse_labels
 from beamfleet_server.cli.options import Labels, Printed, examples
 from beamfleet_server.cli.output import Format
@@ -46,6 +47,9 @@ def flash(
         Path | None, typer.Option("--token-file", metavar="FILE", help="A token from `token create`; else one is made.")
     ] = None,
     replace: Replace = False,
+    hardware: Annotated[
+        str, typer.Option("--hardware", metavar="BOARD", help="Also takes what was built for this --hardware.")
+    ] = "",
     environment: Annotated[
         list[str] | None,
         typer.Option("--env", metavar="KEY=VALUE", help="For the release's environment (app.env); repeat for more."),
@@ -86,6 +90,8 @@ def flash(
 
     session = Session.of(ctx, output)
     check_device(device)
+    if hardware:
+        check_hardware(hardware)
     variables = _variables(environment or [], env_file)
     wanted = parse_labels(labels or ())
     if wanted and token_file:
@@ -107,6 +113,7 @@ def flash(
     settings = {
         "device": device,
         "app": APP,
+        "hardware": hardware,
         "server": addresses(info["listeners"], session.context.server),
         "ca_pem": info["fleet_ca"],
         "root_json_base64": base64.b64encode(tuf_root).decode("ascii"),
@@ -198,24 +205,15 @@ def _is_enrolled(root: Path, device: str) -> bool:
 def _token(session: Session, device: str, labels: dict[str, str], token_file: Path | None, replace: bool) -> str:
     if token_file is None:
         return str(create_token(session.client, device, labels, TOKEN_LIFE_S, replace)["token"])
-    try:
-        return token_file.read_text().strip()
-    except OSError as error:
-        raise CommandError(
-            "file.unreadable", f"cannot read the token, {token_file}: {error.strerror}", "check the path"
-        ) from error
+    return read_token(str(token_file))
 
 
 def _variables(pairs: list[str], file: Path | None) -> dict[str, str]:
     """Environment variables of the file, then of the flags. `usage.environment` for what is not KEY=VALUE."""
     lines = list(pairs)
     if file:
-        try:
-            lines = [
-                line for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")
-            ] + lines
-        except OSError as error:
-            raise CommandError("file.unreadable", f"cannot read {file}: {error.strerror}", "check the path") from error
+        text = read_file(file, "the environment").decode("utf-8", "replace")
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")] + lines
     variables: dict[str, str] = {}
     for line in lines:
         key, equals, value = line.partition("=")

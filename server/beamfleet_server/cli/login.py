@@ -1,6 +1,5 @@
 """`beamfleet login`, `logout` and `context`: which server, by which certificate, with which token."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from beamfleet_server.cli import completion
 from beamfleet_server.cli.client import Client
 from beamfleet_server.cli.contexts import DEFAULT_NAME, Context, check_name, check_server
 from beamfleet_server.cli.errors import CommandError
+from beamfleet_server.cli.files import read_file, read_token
 from beamfleet_server.cli.options import Printed, examples, group
 from beamfleet_server.cli.output import Column, Format, Item
 from beamfleet_server.cli.session import Session
@@ -42,9 +42,15 @@ def login(
     session = Session.of(ctx, output)
     name = check_name(session.context_name[0] or DEFAULT_NAME)
     server = check_server(url)
-    token = _read_token(token_file)
+    token = read_token(token_file)
     ca_file = ca or _known_ca(session, name)
-    ca_pem = _read(ca_file, "the CA")
+    ca_pem = read_file(ca_file, "the CA")
+    if b"-----BEGIN CERTIFICATE-----" not in ca_pem:
+        raise CommandError(
+            "server.ca_missing",
+            f"there is no certificate in {ca_file}",
+            "--ca FILE, the ca.pem in the server's data directory",
+        )
     client = Client(server, ca_file, lambda: token)
     try:
         who = client.get("/whoami")
@@ -124,25 +130,6 @@ def _known_ca(session: Session, name: str) -> Path:
             "--ca FILE, the ca.pem in the server's data directory",
         )
     return known
-
-
-def _read_token(source: str) -> str:
-    text = sys.stdin.read() if source == "-" else _read(Path(source), "the token").decode("ascii", "replace")
-    token = text.strip()
-    if not token.isascii() or not token.isprintable() or " " in token or not token:
-        raise CommandError(
-            "token.missing", f"there is no token in {source}", "one line, as in the server's admin.token"
-        )
-    return token
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CommandError(
-            "file.unreadable", f"cannot read {what}, {path}: {error.strerror}", "check the path"
-        ) from error
 
 
 _COLUMNS = (
