@@ -78,7 +78,10 @@ class Delivery:
             waiting[device] = (known, at, pause_s)
         self._repeats = waiting
         if due and self._client.up:
-            await self._publish(due)
+            try:
+                await self._publish(due)
+            except ServerError as error:
+                _log.warning("assignments wait for the broker", code=error.code)
 
     async def _keep_up(self, connection: Connected, epoch: str) -> None:
         last = await asyncio.to_thread(self._store.assignments.last_publication)

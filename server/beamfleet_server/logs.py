@@ -20,7 +20,10 @@ def configure(form: Literal["console", "json"], level: str) -> None:
     renderer: Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the default would show local variables: secrets
+        )
     )
     structlog.configure(
         processors=[*shared, renderer],
