@@ -10,7 +10,10 @@ The subject of a request is ignored: the device's id comes from the token's reco
 
 from typing import Annotated
 
+import structlog
 from beamfleet_bundles import pki
+from beamfleet_bundles.errors import BundleError
+from beamfleet_bundles.names import check_device
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import Depends, FastAPI, Request, Response
@@ -29,6 +32,7 @@ PREFIX = "/.well-known/est"
 HEADERS = {"Content-Transfer-Encoding": "base64"}
 MEDIA_TYPE = "application/pkcs7-mime; smime-type=certs-only"
 
+_log = structlog.get_logger(__name__)
 _basic = HTTPBasic(auto_error=False)
 
 
@@ -56,9 +60,13 @@ def application(store: Store, authority: FleetAuthority, clock: Clock) -> FastAP
         if given is None:
             raise ServerError("token.wrong", "this needs DEVICE:TOKEN", "use HTTP Basic with the device's id and token")
         token, fingerprint = token_hash(given.password), key_fingerprint(key)
-        der = store.enrolment.use_token(
-            given.username, token, fingerprint, lambda device: authority.issue_device(device, key), clock()
-        )
+        try:
+            der = store.enrolment.use_token(
+                given.username, token, fingerprint, lambda device: authority.issue_device(device, key), clock()
+            )
+        except ServerError as error:
+            _log.warning("enrolment refused", device=_shown(given.username), code=error.code)
+            raise
         return _answer(der)
 
     @app.post(f"{PREFIX}/simplereenroll")
@@ -71,6 +79,14 @@ def application(store: Store, authority: FleetAuthority, clock: Clock) -> FastAP
 
     app.add_middleware(BodyLimit, limit=pki.MAX_REQUEST)
     return app
+
+
+def _shown(name: str) -> str:
+    """What somebody calls itself, as a line of the log may show it."""
+    try:
+        return check_device(name)
+    except BundleError:
+        return "not a device id"
 
 
 def _answer(der: bytes) -> Response:
