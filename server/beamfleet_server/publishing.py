@@ -84,7 +84,7 @@ class Publisher:
 
         Errors: `bundle.*`, `manifest.*`, `metadata.conflict`, `trust.*`.
         """
-        with _told_as_server(BUNDLE_CODES):
+        with _told_as_server(BUNDLE_CODES, upload):
             bundle = Bundle.open(upload)
             sha256 = hashlib.sha256(bundle.manifest_bytes).hexdigest()
             if held := self._held(bundle, sha256):
@@ -226,14 +226,17 @@ def _version_exists(held: PublishedBundle) -> ServerError:
 
 
 @contextmanager
-def _told_as_server(codes: Mapping[str, str]) -> Iterator[None]:
-    """What the bundles' code refuses gets the code under which the API documents it."""
+def _told_as_server(codes: Mapping[str, str], upload: Path | None = None) -> Iterator[None]:
+    """What the bundles' code refuses gets the code under which the API documents it; no place of the server's disk."""
     try:
         yield
     except BundleError as error:
+        message = error.message
+        if upload is not None:
+            message = message.replace(str(upload), "the upload").replace(upload.name, "the upload")
         if error.code not in codes:
-            raise
-        raise ServerError(codes[error.code], error.message, error.hint) from error
+            raise BundleError(error.code, message, error.hint) from error
+        raise ServerError(codes[error.code], message, error.hint) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
