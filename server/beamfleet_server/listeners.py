@@ -52,7 +52,7 @@ def unavailable(name: str, host: str, port: int, error: OSError) -> ServerError:
     if error.errno == errno.EADDRINUSE:
         what, hint = f"the port {port} on {host} is in use", "stop what listens there, or choose another port"
     else:
-        what, hint = f"cannot listen on {host} port {port}: {error.strerror}", "choose another address or port"
+        what, hint = f"cannot listen on {host} port {port}: {error.strerror}", "choose another --host, or another port"
     return ServerError("server.port_taken", f"{name}: {what}", f"{hint} with --{name}-port (0 takes a free one)")
 
 

@@ -134,8 +134,14 @@ def _find_file(data: Path) -> Path | None:
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ServerError("server.settings", f"cannot read {os.fspath(file)}: {error}") from None
+    except OSError as error:
+        raise ServerError(
+            "server.settings", f"cannot read {os.fspath(file)}: {error.strerror}", "check the path given with --config"
+        ) from None
+    except ValueError as error:
+        raise ServerError(
+            "server.settings", f"{os.fspath(file)} is not TOML: {error}", 'mend the line it names, as in host = "::"'
+        ) from None
 
 
 def _told(error: ValidationError, sources: Mapping[str, Source], file: Path | None) -> str:

@@ -94,11 +94,14 @@ class BrokerProcess:
         try:
             await self._spawn()
         except OSError as error:
-            raise ServerError("broker.failed", f"{self._command[0]} cannot be run: {error.strerror}") from None
+            hint = "name a mosquitto that runs here with --mosquitto"
+            raise ServerError("broker.failed", f"{self._command[0]} cannot be run: {error.strerror}", hint) from None
         if not await self._answers():
             await self.stop()
             raise ServerError(
-                "broker.failed", "mosquitto does not start: " + ("; ".join(self._lines) or "it says nothing")
+                "broker.failed",
+                f"mosquitto does not start: {'; '.join(self._lines) or 'it says nothing'}",
+                f"is {self._command[0]} mosquitto 2? run it by hand: {' '.join(self._command)}",
             )
 
     async def watch(self) -> None:

@@ -99,11 +99,11 @@ class Advancing:
             )
         candidates = connection.execute(_candidates(plan.selector)).all()
         if not candidates:
-            raise ServerError(
-                "rollout.no_devices",
-                f"no device matches {str(plan.selector) or 'this'}",
-                "see: beamfleet device list; labels are changed with: beamfleet device label",
-            )
+            if not str(plan.selector):
+                hint = "make one: beamfleet flash --root DIR --device ID, then DIR/run"
+                raise ServerError("rollout.no_devices", "the fleet has no device yet", hint)
+            hint = "see: beamfleet device list; labels are changed with: beamfleet device label"
+            raise ServerError("rollout.no_devices", f"no device matches {plan.selector}", hint)
         rows, without = [], []
         for device in candidates:
             inventory = (device.state or {}).get("inventory")
