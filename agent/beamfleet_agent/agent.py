@@ -73,6 +73,7 @@ class Agent:
         self._asked = 0
         self._postponed: list[moves.Event] = []
         self._verdict = "unknown"
+        self._hint = ""
         self.progress: tuple[int, int] = (0, 0)
 
     def start(self) -> None:
@@ -219,7 +220,7 @@ class Agent:
             "version": release.version if release else "",
             **boot_status(boot),
             "update": {**update_of(self.state.update), "slot": self.state.update.slot, "done": self.progress[0],
-                       "total": self.progress[1]},
+                       "total": self.progress[1], "hint": self._hint if self.state.update.phase == "failed" else ""},
         }  # fmt: skip
 
     # --- the launcher
@@ -293,7 +294,8 @@ class Agent:
         match self._said:
             case _ if job == "clean":
                 pass
-            case {"error": {"code": str(error), "message": str(message), "patience": int(patience)}}:
+            case {"error": {"code": str(error), "message": str(message), "patience": int(patience), **more}}:
+                self._hint = str(more.get("hint", ""))
                 self.apply(moves.Failed(error, message, patience))
             case {"result": dict(result)} if job in ("fetch", "stage") and result:
                 self.apply(moves.Staged(release_from(result)))

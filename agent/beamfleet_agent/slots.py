@@ -65,7 +65,7 @@ class Slots:
         kept = set(keep)
         for path in sorted(self._slots.iterdir()):
             if path.name not in kept:
-                remove(path)
+                self._discard(path)
         durable.sync_directory(self._slots)
         disk = os.statvfs(self._slots)
         folders = directories(entry.path for entry in manifest.entries)
@@ -104,7 +104,7 @@ class Slots:
                     progress(done + size)
                 os.fchmod(file.fileno(), int(entry.mode, 8) & 0o555)
             if size != entry.size or digest.hexdigest() != entry.sha256:
-                hint = "it is fetched again; if that does not help, publish the bundle again"
+                hint = "copy it again; if that does not help, publish or build the bundle again"
                 raise AgentError("slot.altered", f"{entry.path} is not the file that was signed", hint)
             done += size
         for link in (entry for entry in manifest.entries if isinstance(entry, LinkEntry)):
@@ -121,7 +121,7 @@ class Slots:
                 os.chmod(folder, 0o555)  # noqa: S103 - the application's user reads it
         sync_filesystem(made)
         if final.exists():
-            remove(final)
+            self._discard(final)
         made.rename(final)
         final.chmod(0o555)  # only now: moving a directory needs the right to write in it
         durable.sync_directory(self._slots)
@@ -154,6 +154,14 @@ class Slots:
         if seen != len(expected):
             raise _damaged(slot, f"{len(expected) - seen} files are missing")
         return manifest
+
+    def _discard(self, path: Path) -> None:
+        """Take the name away before the content: what has its name is whole, also when this is cut short."""
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)  # moving a directory needs the right to write in it
+        discarded = self._staging / f"{path.name}.old"
+        path.rename(discarded)
+        remove(discarded)
 
     def _clean(self) -> None:
         for path in self._staging.iterdir():

@@ -116,11 +116,14 @@ class Uplink:
 
     def _not_enrolled(self, error: dict[str, Any]) -> None:
         self._tries += 1
-        self.problem = f"{error['message']} ({error['code']})"
+        hint = str(error.get("hint", ""))
+        self.problem = f"{error['message']} ({error['code']})" + (f"; {hint}" if hint else "")
         delay = retry_after(self._tries, self._settings.device)
         if not error.get("patience"):  # somebody has to do something about it
             delay = max(ENROL_AGAIN_S, delay)
-        self._log.error("enrolment failed", code=error["code"], detail=error["message"], retry_after_s=round(delay, 1))
+        self._log.error(
+            "enrolment failed", code=error["code"], detail=error["message"], hint=hint, retry_after_s=round(delay, 1)
+        )
         self._loop.after("uplink.enrol", delay, self.enrol)
 
     # --- the session

@@ -16,7 +16,7 @@ from beamfleet_bundles.errors import BeamfleetError
 
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.worker import enrol, fetch, offline
-from beamfleet_agent.worker.job import PATIENCE, Job
+from beamfleet_agent.worker.job import Job, patience
 
 JOBS = {
     "enrol": enrol.enrol,
@@ -47,10 +47,12 @@ def main() -> int:
         result = JOBS[job.name](job)
     except BeamfleetError as error:
         refusal = error
-    except FileNotFoundError as error:
-        refusal = AgentError("worker.not_found", f"the server has no {error}")
     except OSError as error:
         refusal = AgentError("worker.io", f"{error.strerror}: {error.filename}", "look at the disk and its rights")
+        if isinstance(error, FileNotFoundError) and error.errno is None:  # a 404, see transport
+            refusal = AgentError(
+                "worker.not_found", f"the server has no {error}", "is its address in agent.toml right?"
+            )
     except MemoryError:
         refusal = AgentError("worker.memory", "the job needs more memory than the worker may use")
     else:
@@ -59,7 +61,8 @@ def main() -> int:
         return 0
     log.warning("job failed", code=refusal.code, detail=refusal.message)
     told = {"code": refusal.code, "message": refusal.message, "hint": refusal.hint}
-    sys.stdout.write(json.dumps({"error": {**told, "patience": PATIENCE.get(refusal.code, 0)}}) + "\n")
+    tries = patience(str(words.get("job")), refusal.code)
+    sys.stdout.write(json.dumps({"error": {**told, "patience": tries}}) + "\n")
     sys.stdout.flush()
     return 1
 

@@ -36,6 +36,13 @@ PATIENCE = {
     "assignment.expired": SOME,
 }
 """Codes after which the same may be tried again, and how often. All others are final."""
+OF_THE_DEVICE = frozenset({"worker.io", "slot.busy"})
+"""Those of them that are about this device: a bundle file is the same when it is read again."""
+
+
+def patience(job: str, code: str) -> int:
+    """How often a job that failed with this code may be tried again."""
+    return PATIENCE.get(code, 0) if job != "stage" or code in OF_THE_DEVICE else 0
 
 
 class Job:

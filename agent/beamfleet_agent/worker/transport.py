@@ -69,13 +69,14 @@ class Transport:
         try:
             said = response.json() if len(response.content) < _PIECE else {}
             code, words = str(said["code"])[:64], str(said.get("detail") or said["title"])[:512]
+            hint = str(said.get("hint", ""))[:512]
         except (ValueError, KeyError, TypeError, AttributeError, requests.RequestException):
-            code, words = "", f"status {status}"
+            code, words, hint = "", f"status {status}", ""
         if status in (404, 410):
             return FileNotFoundError(f"{path}: {words}")
         if status >= 500 or status in (408, 425, 429):
             return AgentError("worker.server", f"the server cannot answer {path} now: {words}", _AGAIN)
-        return AgentError(code or "worker.refused", f"the server refused {path}: {words}")
+        return AgentError(code or "worker.refused", f"the server refused {path}: {words}", hint)
 
     def _body(self, response: requests.Response, path: str, limit: int) -> Iterator[bytes]:
         received = 0

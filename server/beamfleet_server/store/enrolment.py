@@ -21,6 +21,7 @@ Issue = Callable[[str], Certificate]
 """Signs a certificate for a device id."""
 MAIN = "main"
 """The one application of a device today."""
+_MEND = "flash the device again, or write a new token to it: beamfleet token create DEVICE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +64,11 @@ class Enrolment:
         def change(connection: Connection) -> bytes:
             token = connection.execute(select(tokens).where(tokens.c.sha256 == token_sha256)).one_or_none()
             if token is None or token.device != device:
-                raise ServerError(
-                    "token.wrong", "this is not the device's token", "make a new one: beamfleet token create"
-                )
+                raise ServerError("token.wrong", "this is not the device's token", _MEND)
             if token.used is not None and token.key_sha256 != key_sha256:
-                raise ServerError(
-                    "token.used",
-                    f"the token of {device} has been used already",
-                    "make a new one: beamfleet token create",
-                )
+                raise ServerError("token.used", f"the token of {device} has been used already", _MEND)
             if token.expires <= now:
-                raise ServerError(
-                    "token.expired", f"the token of {device} has expired", "make a new one: beamfleet token create"
-                )
+                raise ServerError("token.expired", f"the token of {device} has expired", _MEND)
             if token.used is not None:
                 kept = select(certificates.c.der).where(certificates.c.id == token.certificate_id)
                 return bytes(connection.execute(kept).scalar_one())
