@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             case _:
                 asked = parser().parse_args(words)
                 as_json = asked.output == "json" or asked.command == "setup"
-                return do(asked)
+                return _without_traceback(asked)
     except BeamfleetError as error:
         refuse(error, as_json)
         return 1
@@ -90,6 +90,17 @@ def parser() -> "argparse.ArgumentParser":
     command("diagnose", "Print everything that helps to see why.", "diagnose -o json >facts.json")
     command("setup", "Lay the device down; settings are JSON on standard input.", "setup --root DIR <settings.json")
     return whole
+
+
+def _without_traceback(asked: "argparse.Namespace") -> int:
+    """`do`; what the system refuses is an error like any other: `agent.io`."""
+    try:
+        return do(asked)
+    except OSError as error:
+        from beamfleet_agent.errors import AgentError
+
+        text = f"{error.filename or asked.root or '/'}: {error.strerror or error}"
+        raise AgentError("agent.io", text, "check the path, its owner and the space on the disk") from error
 
 
 def do(asked: "argparse.Namespace") -> int:

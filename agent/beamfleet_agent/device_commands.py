@@ -115,7 +115,10 @@ def diagnose(root: str, as_json: bool) -> int:
 
 
 def setup(root: str, source: TextIO) -> int:
-    """Lay the device down; one JSON object on standard output."""
+    """Lay the device down; one JSON object on standard output.
+
+    A running agent enrols with a new token at once; `restart` in the answer says that it still has other settings.
+    """
     from beamfleet_agent.setup import set_up
 
     try:
@@ -123,7 +126,17 @@ def setup(root: str, source: TextIO) -> int:
     except ValueError as error:
         hint = "give a JSON object on standard input"
         raise AgentError("setup.words", f"the settings are not JSON: {error}", hint) from None
-    print(json.dumps(set_up(root, words)))
+    place = Paths(root).settings
+    try:
+        before = settings.load(place)
+    except AgentError:  # none yet, or broken: that is mended now
+        before = None
+    answer = set_up(root, words)
+    after = settings.load(place)
+    running = client.ask(Paths(root, after.app), {"do": "status"}, _silent) is not None
+    if running and before == after and os.path.exists(Paths(root, after.app).token):
+        client.ask(Paths(root, after.app), {"do": "enrol"}, _silent)
+    print(json.dumps({**answer, "restart": running and before != after}))
     return 0
 
 
@@ -175,16 +188,22 @@ class _Progress:
 
 def _outcome(found: Status, good: bool, as_json: bool) -> int:
     update = found["update"]
+    if good:
+        words = f"{update['phase']}: {found['product']} {found['version']} runs in slot {found['slot']}"
+        print(json.dumps(found) if as_json else words)
+        return 0
+    error = {
+        "code": update["reason"] or f"update.{update['phase']}",
+        "message": f"{update['phase']}: {update['detail'] or update['reason']}",
+        "hint": update["hint"] or "`beamfleet-agent diagnose` tells more",
+    }
     if as_json:
-        print(json.dumps(found))
-    elif good:
-        print(f"{update['phase']}: {found['product']} {found['version']} runs in slot {found['slot']}")
+        print(json.dumps({**found, "error": error}))
     else:
-        code = update["reason"] or f"update.{update['phase']}"
-        why = f"{update['phase']}: {update['detail'] or update['reason']} ({code})"
-        hint = "the release that ran before runs on; `beamfleet-agent diagnose` tells more"
-        print(f"error: {why}\nhint: {hint}", file=sys.stderr)
-    return 0 if good else 1
+        print(f"error: {error['message']} ({error['code']})\nhint: {error['hint']}", file=sys.stderr)
+        if found["slot"]:
+            print(f"{found['product']} {found['version']}, which ran before, runs on", file=sys.stderr)
+    return 1
 
 
 def _files(paths: Paths) -> Status:

@@ -145,9 +145,10 @@ def _owners(single_user: bool) -> tuple[pwd.struct_passwd | None, pwd.struct_pas
         return None, None
     try:
         return pwd.getpwnam(AGENT_USER), pwd.getpwnam(APP_USER)
-    except KeyError as error:
-        hint = f"make the system users {AGENT_USER} and {APP_USER}, or use --single-user"
-        raise AgentError("setup.no_user", str(error.args[0]), hint) from None
+    except KeyError:
+        hint = "make them, or use --single-user: then everything runs as you"
+        text = f"agent and release run as the system users {AGENT_USER} and {APP_USER}; one is missing here"
+        raise AgentError("setup.no_user", text, hint) from None
 
 
 def _directories(paths: Paths) -> None:
@@ -161,7 +162,9 @@ def _directories(paths: Paths) -> None:
             os.makedirs(path, exist_ok=True)
             os.chmod(path, mode)
     except OSError as error:
-        raise AgentError("setup.directory", f"cannot make {error.filename}: {error.strerror}") from error
+        raise AgentError(
+            "setup.directory", f"cannot make {error.filename}: {error.strerror}", "check --root and its owner"
+        ) from error
 
 
 def _own(paths: Paths, owners: tuple[pwd.struct_passwd | None, pwd.struct_passwd | None]) -> None:

@@ -136,6 +136,8 @@ def flash(
         "device",
         f"{f'{run} starts it' if run else 'let init run launcher and agent'}; beamfleet device show {device}",
     )
+    if answer["restart"] and session.output.for_people:
+        session.output.note("its agent runs with the settings that it had: end it, init starts it anew")
 
 
 def addresses(listeners: Mapping[str, Mapping[str, Any]], server: str) -> dict[str, str]:
