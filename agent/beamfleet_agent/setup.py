@@ -216,7 +216,11 @@ set -u
 dir=$(cd "$(dirname "$0")" && pwd -P) || exit 1
 mkdir -p "$dir/var/run/beamfleet/main" || exit 1
 exec 9>>"$dir/var/run/beamfleet/init.lock" </dev/null
-flock -n 9 || { echo "run: $dir is run by process $(cat "$dir/var/run/beamfleet/init.pid") already" >&2; exit 1; }
+flock -n 9 || {
+  echo "error: process $(cat "$dir/var/run/beamfleet/init.pid") runs $dir already (run.already_running)" >&2
+  echo "hint: one is enough; end that process to start anew" >&2
+  exit 1
+}
 echo $$ >"$dir/var/run/beamfleet/init.pid"
 
 keep() { # COMMAND...: respawn it until TERM
