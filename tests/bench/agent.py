@@ -196,7 +196,7 @@ def _seconds_to_session(words: Sequence[str], environment: Mapping[str, str], fo
 
 
 def main() -> int:
-    """0 when everything of ours was measured, 1 when not, 2 on wrong usage."""
+    """0 when everything of ours was measured, 1 when not, 2 on wrong usage, 130 and 143 when ended by a signal."""
     parser = argparse.ArgumentParser(prog="./dev bench agent", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10, help="length of the window (default 10, at least 1.5)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
@@ -210,6 +210,8 @@ def main() -> int:
         except (FleetError, ExampleError, MeasureError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            return 130
     print(f"\n{options.minutes:g} minutes on {machine()}\n\n{outcome.table()}\n{DEFINITIONS}")
     if options.json:
         print(as_json("agent", outcome.figures()))
