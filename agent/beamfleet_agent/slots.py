@@ -49,6 +49,7 @@ class Slots:
             except BlockingIOError:
                 raise AgentError("slot.busy", "another worker writes slots now", "wait until it has ended") from None
             self._clean()
+            durable.sync_directory(self._slots)  # an earlier worker may have died between a name and its sync
             try:
                 yield
             finally:
@@ -158,7 +159,7 @@ class Slots:
     def _discard(self, path: Path) -> None:
         """Take the name away before the content: what has its name is whole, also when this is cut short."""
         if path.is_dir() and not path.is_symlink():
-            path.chmod(0o700)  # moving a directory needs the right to write in it
+            path.chmod(0o755)  # moving a directory needs the right to write in it
         discarded = self._staging / f"{path.name}.old"
         path.rename(discarded)
         remove(discarded)
