@@ -14,9 +14,10 @@ AnyPath = str | os.PathLike[str]
 
 def replace(path: AnyPath, data: bytes, mode: int = 0o644) -> bool:
     """Makes `path` hold `data`. False, and no write at all, when it already did: flash wears. Error: OSError."""
-    if _holds(path, data):
-        return False
     folder, name = os.path.split(path)
+    if _holds(path, data):
+        sync_directory(folder or ".")  # whoever wrote it may have died between the name and its sync
+        return False
     written = os.path.join(folder, f".{name}.new")
     _remove(written)
     _write(written, data, mode)
