@@ -151,7 +151,7 @@ class Reports:
             "processes": sample.processes if sample else 0,
             "ports": sample.ports if sample else 0,
             "run_queue": sample.run_queue if sample else 0,
-            "applications": [clean(name, 64) for name in sample.applications[:256]] if sample else [],
+            "applications": [word(name) for name in sample.applications[:256]] if sample else [],
             "load": host.load,
             "memory_free": host.memory_free,
             "disk_free": host.disk_free,
@@ -229,5 +229,5 @@ def _hostile(character: str) -> bool:
 
 
 def _counts(memory: dict[str, int]) -> dict[str, int]:
-    fitting = {key: size for key, size in memory.items() if size >= 0 and 0 < len(key) <= 32 and _NAME.issuperset(key)}
-    return dict(list(fitting.items())[:16])
+    fitting = {key: size for key, size in memory.items() if size >= 0 and len(key) <= 32 and _NAME.issuperset(key)}
+    return dict([item for item in fitting.items() if item[0][:1].isalpha()][:16])
