@@ -36,6 +36,14 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = {"tls": {"client_cert_chain": self._client_cert_chain}}
 
+    def shutdown(self) -> None:
+        """The server stops: an idle connection ends at once. A TLS good-bye would wait for an answer, up to 30
+        seconds."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
 
 def peer_of(scope: Mapping[str, Any]) -> CertificateFacts | None:
     """The client of an ASGI scope, or None if it showed no certificate; error `pki.certificate`."""

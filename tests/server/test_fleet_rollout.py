@@ -123,6 +123,12 @@ def test_a_trial_is_not_a_success() -> None:
     assert observed(offered(1, State.TRIAL, report=wished))[0] is State.TRIAL
 
 
+@pytest.mark.parametrize("phase", ["reverted", "fallback"])
+def test_a_device_that_went_back_to_it_from_another_release_runs_it_committed(phase: str) -> None:
+    back = Report(NEW, phase, f"{OLD[:32]}:1:crash", "reverted", OLD, 1, "crash")
+    assert observed(offered(1, report=back)) == (State.COMMITTED, "")
+
+
 def test_what_an_earlier_attempt_came_to_is_no_evidence() -> None:
     second = offered(1, attempt=2)
     for stale in (working("reverted", 1, "crash"), Report(OLD, "committed", f"{NEW[:32]}:1:crash")):

@@ -109,6 +109,13 @@ def signed_for_another(author: Author, path: Path) -> Path:
     return path
 
 
+def signed_with_other_content(author: Author, path: Path) -> Path:
+    """The metadata signs another manifest under the same name."""
+    other = author.build(PRODUCT, Bundle.open(path).manifest.version, note=b"other")
+    Bundle.open(path).with_metadata(path, Bundle.open(author.sign(other)).metadata)
+    return path
+
+
 def truncated(author: Author, path: Path) -> Path:
     author.sign(path)
     data = path.read_bytes()
@@ -143,6 +150,7 @@ def nothing(author: Author, path: Path) -> Path:
         (unsigned, 422, "bundle.unsigned"),
         (wrongly_signed, 422, "bundle.untrusted"),
         (signed_for_another, 422, "bundle.unsigned"),
+        (signed_with_other_content, 422, "bundle.untrusted"),
         (truncated, 422, "bundle.truncated"),
         (altered_pack, 422, "bundle.altered"),
         (no_bundle, 422, "bundle.not_a_bundle"),

@@ -328,7 +328,7 @@ def test_the_broker_dies_in_mid_rollout_and_every_device_has_its_assignment_agai
     device = own_centre.device("dev-1")
     device.acknowledged(device.report())
     server.post("/rollouts", {"product": PRODUCT, "version": "1.0.0", "all": True})
-    device.wait_for_offer()
+    device.acknowledged(device.report(sequence=device.wait_for_offer()["version"]))  # no safety net repeats it now
     broker = server.broker_pid
     assert broker is not None
     (server.data / "broker" / "mosquitto.db").unlink(missing_ok=True)
@@ -354,6 +354,19 @@ def test_the_server_dies_between_offer_and_report_and_the_rollout_goes_on(own_ce
     device.acknowledged(device.report(**committed(manifest)))
     eventually("the end", lambda: server.get("/rollouts/1")["state"] == "completed")
     assert len({json.dumps(each, sort_keys=True) for each in device.desired}) == 1, "nothing was signed twice"
+    device.close()
+
+
+def test_what_is_said_while_the_server_is_dead_is_not_lost_and_nothing_is_heard_twice(own_centre: Centre) -> None:
+    server, device = own_centre.server, own_centre.device("dev-1")
+    device.publish("event", b"not a message")
+    device.acknowledged(device.report())
+    server.kill()
+    number = device.event("restart", "crash")
+    server.start()
+    device.acknowledged(number)
+    eventually("its kept event", lambda: [each for each in server.get("/events")["items"] if each["kind"] == "restart"])
+    assert server.get("/health")["refused_messages"] == {}, "what was acknowledged does not come again"
     device.close()
 
 

@@ -95,6 +95,16 @@ def test_the_same_release_again_is_a_further_attempt_only_for_who_was_offered_it
     assert fleet.told("dev-2") == (path_of("1.0.0"), 1)
 
 
+def test_what_a_newer_rollout_achieves_is_not_told_of_an_older_one(fleet: FleetStore) -> None:
+    three(fleet)
+    older = fleet.roll_out("1.0.0", canary=2)
+    fleet.report("dev-2", update=update("reverted", manifest_of("1.0.0"), reason="crash"))
+    assert fleet.states(older)["dev-1"] == "skipped"
+    newer = fleet.roll_out("1.0.0")
+    fleet.report("dev-1", **committed(manifest_of("1.0.0"), attempt=2))
+    assert (fleet.states(older)["dev-1"], fleet.states(newer)["dev-1"]) == ("skipped", "committed")
+
+
 def test_devices_that_run_it_already_are_committed_at_once(fleet: FleetStore) -> None:
     three(fleet)
     for name in ("dev-1", "dev-2", "dev-3"):

@@ -136,6 +136,16 @@ def test_no_header_makes_a_name(running: Running) -> None:
     assert running.get("enrolment", headers=headers) is None
 
 
+def test_an_idle_connection_does_not_keep_the_server_from_stopping(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    with requests.Session() as session:
+        url = f"https://127.0.0.1:{running.ports['operators']}/"
+        assert session.get(url, verify=str(running.work / "ca.pem"), timeout=30).status_code == 200
+        running.close()
+    assert not [record for record in caplog.records if "timeout" in record.getMessage()], "it waited for the client"
+
+
 @pytest.mark.parametrize("listener", ["operators", "devices", "enrolment"])
 def test_nothing_below_tls_1_2_is_spoken(running: Running, listener: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

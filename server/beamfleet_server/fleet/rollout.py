@@ -5,8 +5,9 @@
     done      every member is committed or skipped
 
 One member that reverted or failed halts the rollout: no more offers, and those that have not swapped are put on hold.
-Truth: a member is committed when its newest report says that `boot/state` is committed on that manifest, and not
-before; a revert or failure counts for the attempt it belongs to, so an old one is no evidence against a new attempt.
+Truth: a member is committed when its newest report says that `boot/state` is committed on that manifest, or has gone
+back to it from another one, and not before. A revert or failure counts for the attempt it belongs to: an old one is no
+evidence against a new attempt.
 """
 
 from collections.abc import Collection, Iterable, Sequence
