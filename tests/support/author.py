@@ -86,7 +86,10 @@ def first_metadata(
     roles = {role: RoleKeys((online[role],)) for role in ("snapshot", "timestamp")}
     roles |= {role: RoleKeys((signer.public_key,)) for role, signer in signers.items() if role in ("root", "targets")}
     root = repository.new_root(roles, [signers["root"]], time)
-    return {"root": root, "targets": repository.new_targets(RoleKeys((online["director"],)), [signers["targets"]], time)}
+    return {
+        "root": root,
+        "targets": repository.new_targets(RoleKeys((online["director"],)), [signers["targets"]], time),
+    }
 
 
 def now() -> datetime:
