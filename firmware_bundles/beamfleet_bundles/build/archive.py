@@ -7,6 +7,7 @@ held to `Limits` while reading, before anything is written; the spool is on disk
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,13 @@ def read(source: Path, tree: Tree, limits: Limits) -> None:
         raise BundleError(error.code, f"{source}: {error.message}", error.hint or _HINT) from error
 
 
+def check_spool(error: OSError) -> None:
+    """Raise `archive.spool` if it is the space for temporary files that `error` tells of."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "make room there, or point TMPDIR elsewhere"
+        raise BundleError("archive.spool", f"no space is left in {tempfile.gettempdir()}", hint) from error
+
+
 def _read(source: Path, intake: "_Intake") -> None:
     try:
         mode = source.stat().st_mode
@@ -57,10 +65,7 @@ def _read(source: Path, intake: "_Intake") -> None:
         else:
             raise BundleError("archive.not_an_archive", "it is neither a file nor a directory")
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BundleError(
-                "archive.spool", "no space is left for temporary files", "point TMPDIR elsewhere"
-            ) from None
+        check_spool(error)
         where = f"{error.filename}: " if error.filename not in (None, str(source)) else ""
         hint = "check the path, and who may read it"
         raise BundleError("archive.unreadable", f"{where}{error.strerror}", hint) from error

@@ -87,6 +87,7 @@ def build(
             with packed.open("rb") as pack_file:
                 write_bundle(path, manifest_bytes, pack_file, {})
     except OSError as error:
+        archive.check_spool(error)
         raise BundleError(
             "bundle.io", f"{error.filename or out_dir}: {error.strerror}", "check space and rights"
         ) from error
