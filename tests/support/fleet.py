@@ -173,6 +173,13 @@ class Fleet:
         """What `beamfleet WORDS -o json` prints, decoded."""
         return json.loads(self.cli(*words, "-o", "json", ok=ok, timeout_s=timeout_s).stdout)
 
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        """Start `beamfleet WORDS` and do not wait; its output can be read while it runs."""
+        return subprocess.Popen(
+            [str(self.programs / "beamfleet"), *words],
+            env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
     def shown(self, *words: str, ok: Sequence[int] = (0,)) -> int:
         """Run `beamfleet WORDS` with its output on our own terminal; the exit code, which must be one of `ok`."""
         code = subprocess.run([str(self.programs / "beamfleet"), *words], env=self._environment, check=False).returncode
@@ -253,13 +260,17 @@ class Fleet:
         if code not in (0, -signal.SIGKILL):
             raise FleetError(f"the server stopped with {code}\n{self.server_log()}")
 
-    def open(self, *products: str) -> None:
-        """Server, log-in, development keys, products: ready to flash."""
-        self.serve()
+    def log_in(self) -> None:
+        """Log in to the server as its first operator."""
         self.cli(
             "login", self.address("operators"),
             "--token-file", str(self.data / "admin.token"), "--ca", str(self.data / "ca.pem"),
         )  # fmt: skip
+
+    def open(self, *products: str) -> None:
+        """Server, log-in, development keys, products: ready to flash."""
+        self.serve()
+        self.log_in()
         self.cli("init", "--development")
         for product in products:
             self.cli("product", "create", product)
