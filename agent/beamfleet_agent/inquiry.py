@@ -62,13 +62,17 @@ class Inquiry:
         elif len(self._answer) > MAX_ANSWER:
             self._end("the answer is too long")
 
+    def close(self) -> None:
+        """Want no answer any more."""
+        if self._socket.fileno() >= 0:
+            self._loop.cancel(self._timer)
+            self._loop.unwatch(self._socket.fileno())
+            self._socket.close()
+
     def _end(self, why: str) -> None:
-        if self._socket.fileno() < 0:
-            return
-        self._loop.cancel(self._timer)
-        self._loop.unwatch(self._socket.fileno())
-        self._socket.close()
-        self._on_answer(self._answer if not why else b"", why)
+        if self._socket.fileno() >= 0:
+            self.close()
+            self._on_answer(self._answer if not why else b"", why)
 
 
 def local_address(path: str) -> tuple[str, int]:

@@ -48,6 +48,7 @@ class Monitor:
         self._answer = ("", 0, 0)
         self._next_http = self._next_command = 0.0
         self._asking_http = False
+        self._open: set[Inquiry] = set()
 
     def start(self) -> None:
         """Take the first sample now."""
@@ -67,6 +68,14 @@ class Monitor:
         self._trial = None
         self._loop.cancel("monitor.trial")
 
+    def stop(self) -> None:
+        """Ask nobody any more."""
+        self.unwatch()
+        self._loop.cancel("monitor.sample")
+        for inquiry in self._open:
+            inquiry.close()
+        self._open.clear()
+
     def _ask(self, on_sample: Callable[[Sample | None], None]) -> None:
         try:
             address, descriptor = local_address(self._paths.link_sock)
@@ -79,7 +88,7 @@ class Monitor:
                 os.close(descriptor)
             on_sample(read_sample(line) if line else None)
 
-        Inquiry(self._loop, socket.AF_UNIX, address, b"", lambda data: b"\n" in data, LINK_TIMEOUT_S, answered)
+        self._inquire(socket.AF_UNIX, address, b"", b"\n", LINK_TIMEOUT_S, answered)
 
     def _tick(self) -> None:
         trial = self._trial
@@ -134,15 +143,23 @@ class Monitor:
             trial.http("" if good else f"GET :{port}/{path}: {status or why or 'no HTTP'}")
 
         timeout = float(trial.release.probe_timeout_s)
-        Inquiry(
-            self._loop,
-            socket.AF_INET,
-            ("127.0.0.1", int(port)),
-            question,
-            lambda data: b"\r\n" in data,
-            timeout,
-            answered,
-        )
+        self._inquire(socket.AF_INET, ("127.0.0.1", int(port)), question, b"\r\n", timeout, answered)
+
+    def _inquire(
+        self,
+        family: socket.AddressFamily,
+        address: str | tuple[str, int],
+        question: bytes,
+        end: bytes,
+        timeout_s: float,
+        on_answer: Callable[[bytes, str], None],
+    ) -> None:
+        def answered(answer: bytes, why: str) -> None:
+            self._open.discard(inquiry)
+            on_answer(answer, why)
+
+        inquiry = Inquiry(self._loop, family, address, question, lambda data: end in data, timeout_s, answered)
+        self._open.add(inquiry)
 
     def _probe_answer(self) -> tuple[str, int, int]:
         """Which file boot/probe is now: the launcher writes a new one for each answer."""
