@@ -94,6 +94,7 @@ class Agent:
         """Say good-bye; what is under way goes on at the next start."""
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # Python restores the default at its end, which is to die
         self._cancel()
+        self._monitor.stop()
         if self._uplink is not None:
             self._uplink.stop()
         self._log.info("agent stopped")
