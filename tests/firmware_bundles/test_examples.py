@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -139,8 +138,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], P
     def unpack(name: str, version: str) -> Path:
         root = place / f"{name}-{version}"
         if not root.exists():
-            with tarfile.open(tarball(name, version)) as archive:
-                archive.extractall(root, filter="data")
+            root.mkdir()
+            subprocess.run(["tar", "-xzf", tarball(name, version), "-C", root], check=True)
         return root
 
     return unpack
