@@ -232,7 +232,8 @@ class Process:
                     await listener.ready()
                 await client.connected()
         except TimeoutError:
-            raise ServerError("broker.failed", f"mosquitto does not take us in within {READY_S:.0f} s") from None
+            what = f"mosquitto does not take the server in within {READY_S:.0f} s"
+            raise ServerError("broker.failed", what, "its words are in the log at --log-level debug") from None
 
     def _announce(self, ports: Mapping[str, int]) -> None:
         """Write server.json, which says that the server is ready, and tell the person at the terminal what to do

@@ -1,14 +1,19 @@
 """The operators' API over HTTPS: who may ask, what is asked wrongly, and what lists answer."""
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import beamfleet_server
 import pytest
 import requests
 from fastapi.openapi.models import OpenAPI
 
 from tests.server.conftest import PRODUCT, Centre
 from tests.support.mqtt_device import committed, update
+
+PAGE = Path(beamfleet_server.__file__).parents[1] / "API.md"
 
 
 def problem(answer: requests.Response) -> tuple[int, str]:
@@ -44,6 +49,16 @@ def test_the_api_describes_itself(centre: Centre) -> None:
     assert {"/api/v1/devices", "/api/v1/bundles", "/api/v1/rollouts/{rollout}/abort"} <= description["paths"].keys()
     closed = description["components"]["schemas"]["NewRollout"]
     assert closed["additionalProperties"] is False
+
+
+def test_the_page_about_the_api_lists_every_route_and_no_other(centre: Centre) -> None:
+    description = centre.server.api("GET", "/openapi.json").json()
+    served = {
+        (method.upper(), path.removeprefix("/api/v1"))
+        for path, methods in description["paths"].items()
+        for method in methods
+    }
+    assert set(re.findall(r"^\| `([A-Z]+) (\S+)` \|", PAGE.read_text(), re.MULTILINE)) == served
 
 
 def test_the_operator_is_told_who_they_are(centre: Centre) -> None:

@@ -136,9 +136,9 @@ applications = Table(
     Column("device_id", ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
     Column("app", String, primary_key=True),
     Column("state_boot", BigInteger, nullable=False, default=0),
-    Column("state_seq", BigInteger, nullable=False, default=0),
+    Column("state_seq", BigInteger, nullable=False, default=-1),
     Column("acked_boot", BigInteger, nullable=False, default=0),
-    Column("acked_seq", BigInteger, nullable=False, default=0),
+    Column("acked_seq", BigInteger, nullable=False, default=-1),
     Column("sequence", BigInteger, nullable=False, default=0),
     Column("product", String, nullable=False, default=""),
     Column("version", String, nullable=False, default=""),
@@ -149,7 +149,8 @@ applications = Table(
     Column("progress", JSON),
     Column("health", JSON),
 )
-"""The newest word of each application of each device; `state`, `progress`, `health` are the messages as they came."""
+"""The newest word of each application of each device; `state`, `progress`, `health` are the messages as they came. A
+`_seq` of -1: nothing has come yet."""
 
 assignments = Table(
     "assignments",
