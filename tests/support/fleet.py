@@ -280,8 +280,9 @@ class Fleet:
     def flash(
         self, name: str, *, env: Mapping[str, str] | None = None, port_name: str = "SENSOR_GATEWAY_PORT",
         trial_s: int = 2, labels: Mapping[str, str] | None = None, health_interval_s: int = 60,
+        more: Sequence[str] = (),
     ) -> Device:  # fmt: skip
-        """Flash one directory device and start its init."""
+        """Flash one directory device and start its init. `more`: further words of the command line."""
         device = Device(name, self.work / name, free_port())
         words = ["flash", "--root", str(device.root), "--device", name, "--single-user", "--allow-unsafe-filesystem"]
         words += ["--trial-s", str(trial_s), "--health-interval", str(health_interval_s)]
@@ -289,7 +290,7 @@ class Fleet:
             words += ["--env", f"{key}={value}"]
         for key, value in (labels or {}).items():
             words += ["-l", f"{key}={value}"]
-        self.cli(*words)
+        self.cli(*words, *more)
         self.devices[name] = device
         device.start()
         return device

@@ -18,6 +18,7 @@ from tests.support.examples import tarball
 from tests.support.fleet import Fleet
 from tests.support.refused import Refused, to_people, to_scripts
 from tests.support.skeleton import header
+from tests.system.conftest import SmallDisk
 
 MEMBERS = {
     "archive.absolute": header("/etc/cron.d/owned", 1),
@@ -142,14 +143,18 @@ def test_a_release_that_is_given_as_a_directory_is_the_same_release(tmp_path: Pa
     assert built[0]["manifest"] == built[1]["manifest"]
 
 
-def test_a_full_temporary_directory_is_told_before_anything_is_written(
-    tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_temporary_directory_is_named_and_nothing_is_left(
+    tmp_path: Path, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(small_disk))
+    full = small_disk(tmp_path / "full")
+    monkeypatch.setenv("TMPDIR", str(full))
     source = str(tarball("sensor_gateway", "1.0.0"))
     done = Fleet(tmp_path).cli("bundle", "build", source, "--out", str(tmp_path / "out"), ok=(1,))
-    assert to_people(done).code == "archive.spool"
-    assert list(small_disk.iterdir()) == []
+    refused = to_people(done)
+    assert refused.code == "archive.spool"
+    assert str(full) in refused.message
+    assert list(full.iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_erlang_is_named_with_its_package_by_dev(tmp_path: Path) -> None:
