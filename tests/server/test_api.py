@@ -230,3 +230,14 @@ def test_a_command_goes_to_a_device_that_is_online_and_to_no_other(centre: Centr
     answer = centre.server.api("POST", "/devices/command-1/command", json={"name": "refresh"})
     assert problem(answer) == (409, "device.offline")
     device.close()
+
+
+def test_a_rollout_whose_answer_was_lost_is_asked_for_again(centre: Centre) -> None:
+    centre.author.publish(PRODUCT, "6.0.0")
+    device = centre.device("lost-answer-1", labels={"bench": "lost"})
+    device.acknowledged(device.report())
+    body = {"product": PRODUCT, "version": "6.0.0", "selector": "bench=lost", "key": "0123456789abcdef"}
+    first = centre.server.post("/rollouts", body)
+    again = centre.server.post("/rollouts", body, 200)
+    assert again["id"] == first["id"]
+    device.close()

@@ -1,6 +1,7 @@
 """Rollouts as they are kept: offers and their signed assignments, in one transaction with what the rules decided."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 from beamfleet_bundles import assignment, repository
 from beamfleet_bundles.chain import parse_targets
 from beamfleet_bundles.repository import RoleKeys
+from beamfleet_server.fleet.selector import Selector
+from beamfleet_server.store.advancing import Plan
 from securesystemslib.signer import CryptoSigner
 
-from tests.support.fleet_store import TARGET, FleetStore, manifest_of, path_of
+from tests.support.fleet_store import PRODUCT, TARGET, FleetStore, manifest_of, path_of
 from tests.support.mqtt_device import committed, update
 from tests.support.refusal import refusal
 
@@ -112,6 +115,16 @@ def test_devices_that_run_it_already_are_committed_at_once(fleet: FleetStore) ->
     rollout = fleet.roll_out("1.0.0")
     assert fleet.store.rollouts.find(rollout).state == "completed"
     assert fleet.told("dev-1") is None
+
+
+def test_the_same_key_again_is_the_same_rollout(fleet: FleetStore) -> None:
+    three(fleet)
+    start = fleet.store.advancing.start
+    plan = Plan(PRODUCT, "1.0.0", Selector(), 1, "", "the only one")
+    first = start(plan, fleet.now)
+    assert start(plan, fleet.now) == (first[0], False)
+    assert start(replace(plan, key="another one"), fleet.now) == (first[0] + 1, True)
+    assert len(fleet.store.rollouts.page(None, 10)) == 2
 
 
 def test_a_device_without_a_bundle_is_skipped_with_the_reason(fleet: FleetStore) -> None:
@@ -236,8 +249,6 @@ def test_only_what_devices_online_have_not_seen_is_repeated(fleet: FleetStore) -
 
 
 def test_labels_choose_and_pages_are_complete(fleet: FleetStore) -> None:
-    from beamfleet_server.fleet.selector import Selector
-
     fleet.enrol("a-1", "a-2", site="berlin")
     fleet.enrol("b-1", site="paris")
     page = fleet.store.devices.page

@@ -7,12 +7,12 @@ from typing import Any
 
 from beamfleet_bundles import pki
 from beamfleet_server.ca import FleetAuthority, key_fingerprint
+from beamfleet_server.fleet.selector import Selector
 from beamfleet_server.keys import OnlineKeys
 from beamfleet_server.store import Store
 from beamfleet_server.store.advancing import Plan
 from beamfleet_server.store.bundles import NewBundle, add
 from beamfleet_server.store.reports import Outcome, Report
-from beamfleet_server.fleet.selector import Selector
 
 from tests.support.mqtt_device import committed, state
 
@@ -88,7 +88,7 @@ class FleetStore:
     def roll_out(self, version: str, *, selector: str = "", canary: int = 1) -> int:
         """Start a rollout; its id."""
         plan = Plan(PRODUCT, version, Selector.parse(selector), canary, "")
-        return self.store.advancing.start(plan, self.now)
+        return self.store.advancing.start(plan, self.now)[0]
 
     def states(self, rollout: int) -> dict[str, str]:
         """The members' states by name."""

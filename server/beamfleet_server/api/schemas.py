@@ -249,13 +249,18 @@ class Command(BaseModel):
 
 
 class NewRollout(Closed):
-    """A release for the devices that `selector` means; an empty one only together with `all`."""
+    """A release for the devices that `selector` means; an empty one only together with `all`.
+
+    `key` is of the caller's choice: a second request with the same one, after an answer was lost, starts nothing and is
+    answered with the rollout of the first.
+    """
 
     product: str
     version: str
     selector: str = Field(default="", max_length=2000)
     all: bool = False
     canary: int = Field(default=1, ge=0, le=1_000_000)
+    key: str | None = Field(default=None, min_length=8, max_length=64)
     note: str = Field(default="", max_length=500)
 
 

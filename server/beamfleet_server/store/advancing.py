@@ -26,13 +26,14 @@ NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an operator asks for."""
+    """What an operator asks for; the same `key` again is the same wish, asked for once more."""
 
     product: str
     version: str
     selector: Selector
     canary: int
     note: str
+    key: str | None = None
 
 
 class Advancing:
@@ -42,8 +43,9 @@ class Advancing:
         self._database = database
         self._sign = sign
 
-    def start(self, plan: Plan, now: int) -> int:
-        """The id of a new rollout; errors `release.unknown`, `rollout.no_devices`, `rollout.no_target`."""
+    def start(self, plan: Plan, now: int) -> tuple[int, bool]:
+        """The id of the rollout, and whether it is a new one; errors `release.unknown`, `rollout.no_devices`,
+        `rollout.no_target`."""
         return self._database.write(lambda connection: self._start(connection, plan, now))
 
     def reported(self, device_ids: Collection[int], now: int) -> None:
@@ -86,14 +88,28 @@ class Advancing:
 
         self._database.write(change)
 
-    def _start(self, connection: Connection, plan: Plan, now: int) -> int:
+    def _start(self, connection: Connection, plan: Plan, now: int) -> tuple[int, bool]:
+        if plan.key is not None:
+            known = connection.scalar(select(rollouts.c.id).where(rollouts.c.key == plan.key))
+            if known is not None:
+                return int(known), False
         release = bundles.of_release(connection, plan.product, plan.version)
         if not release:
             what = f"there is no bundle of {plan.product} {plan.version}"
             raise ServerError("release.unknown", what, "see: beamfleet bundle list")
-        asked = {"product": plan.product, "version": plan.version, "selector": str(plan.selector), "note": plan.note}
-        begun = {"state": Progress.RUNNING, "phase": Phase.CANARY, "reason": "", "created": now, "canary": plan.canary}
-        rollout_id = inserted_id(connection.execute(insert(rollouts).values(**asked, **begun)))
+        begun = insert(rollouts).values(
+            key=plan.key,
+            product=plan.product,
+            version=plan.version,
+            selector=str(plan.selector),
+            canary=plan.canary,
+            note=plan.note,
+            state=Progress.RUNNING,
+            phase=Phase.CANARY,
+            reason="",
+            created=now,
+        )
+        rollout_id = inserted_id(connection.execute(begun))
         device_ids = members.join(connection, rollout_id, plan.selector, now)
         if not device_ids:
             raise _no_devices(plan)
@@ -105,7 +121,7 @@ class Advancing:
         detail = f"{plan.product} {plan.version} to {len(everyone)} device" + ("s" if len(everyone) > 1 else "")
         append(self._database, connection, [NewEvent(now, "rollout", "started", detail, rollout_id=rollout_id)])
         self._advance(connection, rollout_id, now)
-        return rollout_id
+        return rollout_id, True
 
     def _supersede(self, connection: Connection, rollout_id: int, device_ids: Collection[int], now: int) -> None:
         taken = set(device_ids)

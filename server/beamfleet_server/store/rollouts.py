@@ -109,7 +109,7 @@ def _told(state: str) -> str:
 
 
 def _rollouts() -> Select[Any]:
-    return select(rollouts)
+    return select(*(column for column in rollouts.c if column is not rollouts.c.key))
 
 
 def _read(connection: Connection, query: Select[Any]) -> list[RolloutFacts]:

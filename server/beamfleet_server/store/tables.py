@@ -170,6 +170,7 @@ rollouts = Table(
     "rollouts",
     metadata,
     Column("id", Integer, primary_key=True),
+    Column("key", String, unique=True),
     Column("product", String, nullable=False),
     Column("version", String, nullable=False),
     Column("selector", String, nullable=False),

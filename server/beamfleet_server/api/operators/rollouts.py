@@ -3,7 +3,7 @@
 from typing import Any
 
 from beamfleet_bundles.names import check_product, check_version
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from beamfleet_server.api.operators.cursors import Cursor, Limit, number
 from beamfleet_server.api.schemas import Member, NewRollout, Page, Rollout, RolloutSummary
@@ -19,14 +19,21 @@ def router(store: Store, clock: Clock) -> APIRouter:
     """`/rollouts`."""
     routes = APIRouter(tags=["rollouts"])
 
-    @routes.post("/rollouts", status_code=201)
-    def start(new: NewRollout) -> Rollout:
+    @routes.post(
+        "/rollouts",
+        status_code=201,
+        responses={200: {"model": Rollout, "description": "An earlier request with this key has started it"}},
+    )
+    def start(new: NewRollout, response: Response) -> Rollout:
         """Roll a release out to the devices that a selector means, the canaries first."""
         selector = Selector.parse(new.selector)
         if not selector.terms and not new.all:
             raise ServerError("rollout.no_selector", "no devices are named", "name them by labels (-l), or say --all")
-        plan = Plan(check_product(new.product), check_version(new.version), selector, new.canary, new.note)
-        return _rollout(store, store.advancing.start(plan, clock()))
+        plan = Plan(check_product(new.product), check_version(new.version), selector, new.canary, new.note, new.key)
+        rollout, is_new = store.advancing.start(plan, clock())
+        if not is_new:
+            response.status_code = 200
+        return _rollout(store, rollout)
 
     @routes.get("/rollouts")
     def listed(cursor: Cursor = None, limit: Limit = 100) -> Page[RolloutSummary]:

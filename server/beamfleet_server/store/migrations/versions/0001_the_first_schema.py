@@ -70,6 +70,7 @@ def upgrade() -> None:
     op.create_table(
         "rollouts",
         sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("key", sa.String(), nullable=True),
         sa.Column("product", sa.String(), nullable=False),
         sa.Column("version", sa.String(), nullable=False),
         sa.Column("selector", sa.String(), nullable=False),
@@ -81,6 +82,7 @@ def upgrade() -> None:
         sa.Column("created", sa.BigInteger(), nullable=False),
         sa.Column("finished", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rollouts")),
+        sa.UniqueConstraint("key", name=op.f("uq_rollouts_key")),
     )
     with op.batch_alter_table("rollouts", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_rollouts_state"), ["state"], unique=False)
