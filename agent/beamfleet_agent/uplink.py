@@ -118,9 +118,9 @@ class Uplink:
         self._tries += 1
         hint = str(error.get("hint", ""))
         self.problem = f"{error['message']} ({error['code']})" + (f"; {hint}" if hint else "")
-        delay = retry_after(self._tries, self._settings.device)
+        delay = min(ENROL_AGAIN_S, retry_after(self._tries, self._settings.device))
         if not error.get("patience"):  # somebody has to do something about it
-            delay = max(ENROL_AGAIN_S, delay)
+            delay = ENROL_AGAIN_S
         self._log.error(
             "enrolment failed", code=error["code"], detail=error["message"], hint=hint, retry_after_s=round(delay, 1)
         )
