@@ -1,0 +1,212 @@
+"""The shipped launcher on a device in a directory, traced or not, with a stand-in for the VM and one for the agent.
+
+The VM's says "started" and sleeps; the real VM is the affair of the suite `heart` and of tests/system. It runs from the
+slot, so that a launcher finds the VM of a dead one as it would find a BEAM.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from beamfleet_agent.boot import Boot, BootState
+from beamfleet_agent.paths import Paths
+
+from tests.crash import tracer
+from tests.crash.lint import Claim, Rules
+from tests.crash.tracer import Call, Fault, Trace
+from tests.support.fleet import FleetError, wait_for
+
+OLD, NEW = "a" * 32, "b" * 32
+APP = "var/lib/beamfleet/apps/main"
+RUN = "var/run/beamfleet/main"
+GIVE_UP_S = 1.5
+START = """#!/bin/sh
+: >"$1/var/run/beamfleet/main/started.$3"
+exec "$2/erts/bin/beam.smp" 600
+"""
+_SLEEP = shutil.which("sleep") or "/bin/sleep"
+
+
+def furnish(paths: Paths) -> None:
+    """Give a device that was laid down two slots and the stand-in."""
+    for name in (OLD, NEW):
+        slot = Path(paths.slot(name))
+        (slot / "erts/bin").mkdir(parents=True)
+        (slot / ".beamfleet").mkdir()
+        (slot / ".beamfleet/launch").write_text("kind=systools\n")
+        shutil.copy(_SLEEP, slot / "erts/bin/beam.smp")
+    Path(paths.lib, "start").write_text(START)
+
+
+class Bootloader:
+    """One device. `goal` is the phase that its update ends in: `committed` or `reverted`."""
+
+    def __init__(self, root: Path, goal: str) -> None:
+        self.root, self.goal, self.app = root, goal, root / APP
+        self.boot = Boot(str(self.app), str(root / RUN))
+        with (root / "etc/beamfleet/launcher.conf").open("a") as conf:
+            conf.write("trial_deadline_s=60\nstop_timeout_s=2\n")
+        self._command = ["sh", str(root / "usr/lib/beamfleet/launcher"), str(root)]
+        self._last_word = f"confirm {NEW} 1" if goal == "committed" else "rollback"
+        self._launcher: subprocess.Popen[bytes] | None = None
+        self.seen = self.boot.state()
+        """The newest state that the agent saw while the launcher was traced."""
+
+    # --- traced
+
+    def traced(self, fault: Fault | None = None) -> Trace:
+        """One update up to its goal, or until the fault stopped it; then the launcher is gone, the VM perhaps not."""
+        over, launcher = threading.Event(), list[int]()
+        agent = threading.Thread(target=self._play, args=(over, launcher))
+
+        def seen(pid: int, call: Call | None) -> None:
+            if call is None:
+                launcher.append(pid)
+                agent.start()
+
+        def become() -> None:
+            null, log = (
+                os.open(os.devnull, os.O_RDONLY),
+                os.open(f"{self.root}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+            )
+            os.dup2(null, 0), os.dup2(log, 1), os.dup2(log, 2)
+            os.closerange(3, 64)
+            os.execvp(self._command[0], self._command)  # noqa: S606 - nothing lies between
+
+        trace = tracer.run(become, self.root, fault, seen)
+        over.set()
+        agent.join()
+        return trace
+
+    def _play(self, over: threading.Event, launcher: list[int]) -> None:
+        try:
+            self._update(over)
+            os.kill(launcher[0], signal.SIGTERM)
+            if not over.wait(3):
+                os.kill(launcher[0], signal.SIGKILL)
+        except (FleetError, ProcessLookupError):
+            if not over.is_set():
+                os.kill(launcher[0], signal.SIGKILL)
+
+    def _update(self, over: threading.Event) -> None:
+        def fits(look: Callable[[BootState], bool]) -> bool:
+            self.seen = self.boot.state()
+            return over.is_set() or look(self.seen)
+
+        def until(look: Callable[[BootState], bool], deadline_s: float = GIVE_UP_S) -> None:
+            wait_for("the launcher", lambda: fits(look), deadline_s=deadline_s, every_s=0.005)
+            if over.is_set():
+                raise FleetError("the launcher is gone")
+
+        until(lambda s: s.slot == OLD and self.boot.started(s.starts) and s.boot_id != "")
+        self.boot.request(f"swap {NEW} 1")
+        until(lambda s: s.slot == NEW and self.boot.started(s.starts))
+        self.boot.request(self._last_word)
+        until(lambda s: s.phase == self.goal and self.boot.started(s.starts))
+
+    # --- not traced
+
+    def install(self) -> None:
+        """The first release, on trial and confirmed."""
+        self._start()
+        try:
+            self._until(lambda s: s.slot == OLD and self.boot.started(s.starts))
+            self.boot.request(f"confirm {OLD} 1")
+            self._until(lambda s: s.phase == "committed" and not self._asked())
+        finally:
+            self._stop()
+
+    def recover(self) -> BootState:
+        """What a new launcher, and an agent that knows what it wanted, make of it. FleetError if they cannot."""
+        self._start()
+        try:
+            first = self._settled()
+            if self.seen.phase == "committed" and self.seen.slot == NEW and first.slot != NEW:
+                raise FleetError(f"a commit was lost: {first!r}")
+            if first.phase != "reverted":
+                self.boot.request(f"swap {NEW} 1")
+                self._until(lambda s: s.slot == NEW and self.boot.started(s.starts))
+                self.boot.request(self._last_word)
+            self._until(lambda s: s.phase == self.goal)
+            return self._settled()
+        finally:
+            self._stop()
+
+    def _start(self) -> None:
+        with open(f"{self.root}.log", "ab") as log:
+            self._launcher = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _stop(self) -> None:
+        assert self._launcher is not None
+        self._launcher.terminate()
+        self._launcher.wait(10)
+
+    def _settled(self) -> BootState:
+        return self._until(
+            lambda s: self.boot.started(s.starts) and s.boot_id != "" and self._runs(s) and not self._asked()
+        )
+
+    def _runs(self, state: BootState) -> bool:
+        current = str((self.app / "current").readlink())
+        return current == f"slots/{state.slot}" and self.running() == [state.slot]
+
+    def _asked(self) -> bool:
+        return any(path.name.isdecimal() for path in (self.app / "requests").iterdir())
+
+    def _until(self, look: Callable[[BootState], bool]) -> BootState:
+        def fits() -> BootState | None:
+            state = self.boot.state()
+            return state if look(state) else None
+
+        try:
+            return wait_for("the launcher", fits, deadline_s=8, every_s=0.01)
+        except FleetError as error:
+            log = Path(f"{self.root}.log").read_text()
+            raise FleetError(f"{error}: {self.boot.state()!r}, these run: {self.running()}\n{log}") from None
+
+    def running(self) -> list[str]:
+        """The slots of the VMs that run."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                executable = str((entry / "exe").readlink())
+            except OSError:
+                continue
+            if executable.startswith(f"{self.app}/slots/"):
+                found.append(executable.split("/slots/")[1][:32])
+        return found
+
+    def half(self) -> str:
+        """What on disk is neither old nor new; empty when all is whole."""
+        data = (self.app / "boot/state").read_bytes()
+        body, _, checksum = data.rpartition(b"checksum=")
+        if hashlib.sha256(body).hexdigest().encode() != checksum.strip():
+            return f"boot/state is torn: {data!r}"
+        if self.boot.state().slot not in {OLD, NEW}:
+            return f"boot/state names {self.boot.state().slot}"
+        current = str((self.app / "current").readlink())
+        return "" if current in {f"slots/{OLD}", f"slots/{NEW}"} else f"current leads to {current}"
+
+
+def rules() -> Rules:
+    """The state is durable and says so before a VM starts, and before a request is deleted."""
+    pointers = {f"{APP}/boot/state", f"{APP}/current"}
+
+    def claims(call: Call) -> list[Claim] | None:
+        folder, _, name = call.paths[-1].rpartition("/")
+        if call.name == "open" and name.startswith("started."):
+            return [Claim(f"{APP}/boot/state", f"\nstarts={name.partition('.')[2]}\n".encode())]
+        if call.name == "unlink" and folder == f"{APP}/requests":
+            return [Claim(f"{APP}/boot/state", f"\nlast_request={int(name)}\n".encode())]
+        return None
+
+    return Rules(
+        lasting=lambda path: path in pointers | {f"{APP}/boot", APP},
+        pointer=lambda path: path in pointers,
+        claims=claims,
+    )

@@ -1,0 +1,74 @@
+"""The scratch room of the crash suite, in memory where that can be had, and the figures that it ends with."""
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash import bootloader, device
+from tests.crash.bootloader import OLD, Bootloader
+from tests.crash.device import Maker, Staged
+
+FIGURES: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="session")
+def figures() -> Counter[str]:
+    """What was counted, by the keys that the suite prints."""
+    return FIGURES
+
+
+@pytest.fixture(scope="session")
+def room() -> Iterator[Path]:
+    """An empty directory, in memory: the suites make thousands of small files."""
+    memory = Path("/dev/shm")
+    made = Path(tempfile.mkdtemp(prefix="beamfleet-crash-", dir=memory if memory.is_dir() else None))
+    yield made.resolve()
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="session")
+def maker(room: Path) -> Maker:
+    return Maker(room)
+
+
+@pytest.fixture(scope="session")
+def bundles(maker: Maker) -> list[Staged]:
+    """Three versions of a release; the oldest first."""
+    return [maker.bundle(version) for version in ("0.9.0", "1.0.0", "1.1.0")]
+
+
+@pytest.fixture(scope="session")
+def installed(room: Path, maker: Maker, bundles: list[Staged]) -> Path:
+    """A device, to be copied, whose second slot runs and whose first is of no more use."""
+    older, old, _ = bundles
+    root = room / "installed"
+    paths = maker.lay_down(root)
+    state = Path(paths.boot, "state")
+    for bundle in (old, older):
+        state.write_text(f"slot={old.slot}\nprevious={older.slot}\n")
+        assert device.staged(root, bundle.path).status == 0, (root / device.STDOUT).read_text()
+    state.write_text(f"format=1\nslot={old.slot}\nprevious=\nphase=committed\n")
+    (root / device.VAR / "trust/high-water").unlink()  # so that the next installation has to write it
+    return root
+
+
+@pytest.fixture(scope="session")
+def running(room: Path, maker: Maker) -> Path:
+    """A device, to be copied, whose launcher runs OLD, committed, and was stopped cleanly."""
+    root = room / "running"
+    bootloader.furnish(maker.lay_down(root))
+    made = Bootloader(root, "committed")
+    made.boot.request(f"swap {OLD} 1")
+    made.install()
+    return root
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if FIGURES:
+        terminalreporter.write_sep("-", "crash suite")
+        for key, value in sorted(FIGURES.items()):
+            terminalreporter.write_line(f"{key:24} {value:8}")
