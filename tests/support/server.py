@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +54,7 @@ class Server:
         self.data = data
         self._settings: dict[str, object] = dict.fromkeys((f"{name}_port" for name in LISTENERS), 0) | settings
         self._process: subprocess.Popen[str] | None = None
+        self._orphan: int | None = None
         self.log = data.parent / f"{data.name}.log"
 
     def start(self) -> None:
@@ -79,6 +81,7 @@ class Server:
     def kill(self) -> None:
         """SIGKILL: the power goes, for the server alone."""
         assert self._process is not None
+        self._orphan = self.broker_pid
         self._process.kill()
         self._process.communicate()
 
@@ -95,9 +98,11 @@ class Server:
         self.start()
 
     def end(self) -> None:
-        """Stop it if it runs."""
+        """Stop it if it runs, and the broker of a killed one that nobody has started again."""
         if self._process is not None and self._process.poll() is None:
             self.stop()
+        if self._orphan is not None and alive(self._orphan):
+            os.kill(self._orphan, signal.SIGTERM)
 
     @property
     def pid(self) -> int:
