@@ -1,8 +1,9 @@
 """The command line's connection to the operators' API: HTTPS against the pinned fleet CA, with a bearer token.
 
-An answer that is an error becomes a RemoteError with the server's code, message and hint. Only a GET is tried again,
-with back-off, for as long as the caller has patience: that is what carries a wait over a restart of the server.
-Whatever changes something is sent once. Redirects are not followed, netrc is not read. This module never prints.
+An answer that is an error becomes a RemoteError with the server's code, message and hint. What is safe to repeat is
+tried again, with back-off, for as long as the caller has patience: that is what carries a push or a wait over a restart
+of the server. Whatever else changes something is sent once. Redirects are not followed, netrc is not read. This module
+never prints.
 """
 
 import random
@@ -23,6 +24,8 @@ CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 UPLOAD_TIMEOUT_S = 900
 PATIENCE_S = 2.0
+REPEAT_S = 30.0
+"""How long what changes something and may be repeated is tried again: a server needs seconds to come back."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 PAGE = 500
 _WHICH_ADDRESS = "is this the operators' address? `beamfleet serve` prints it when it starts"
@@ -75,12 +78,12 @@ class Client:
 
         A server that does not answer is asked again for `patience_s` seconds; `on_trouble` hears of each failure.
         """
-        return self._object(self._patiently(path, query, patience_s, on_trouble))
+        return self._object(self._get(path, query, patience_s, on_trouble))
 
     def get_bytes(self, path: str) -> bytes | None:
         """The bytes at a path, or None where there are none (404)."""
         try:
-            return self._patiently(path, None, None, lambda _: None).content
+            return self._get(path, None, None, lambda _: None).content
         except RemoteError as error:
             if error.status == 404:
                 return None
@@ -103,13 +106,23 @@ class Client:
     def post(self, path: str, body: Mapping[str, object]) -> Json:
         return self._object(self._send("POST", path, json=dict(body)))
 
+    def post_again(self, path: str, body: Mapping[str, object]) -> Json:
+        """POST what the server takes once however often it comes, until it has answered."""
+        return self._object(self._patiently(lambda: self._send("POST", path, json=dict(body)), REPEAT_S))
+
     def patch(self, path: str, body: Mapping[str, object]) -> Json:
         return self._object(self._send("PATCH", path, json=dict(body)))
 
     def upload(self, path: str, content: IO[bytes]) -> Json:
-        """POST a file as it is read; its length is announced, its type is application/octet-stream."""
+        """POST a file as it is read; its length is announced, its type is application/octet-stream. Sent again from its
+        beginning when the server went away: the same bytes are published once."""
         headers = {"Content-Type": "application/octet-stream"}
-        return self._object(self._send("POST", path, data=content, headers=headers, timeout_s=UPLOAD_TIMEOUT_S))
+
+        def send() -> "requests.Response":
+            content.seek(0)
+            return self._send("POST", path, data=content, headers=headers, timeout_s=UPLOAD_TIMEOUT_S)
+
+        return self._object(self._patiently(send, REPEAT_S))
 
     def close(self) -> None:
         """End the connection; a server that stops would wait for it."""
@@ -117,19 +130,28 @@ class Client:
             self._session.close()
             self._session = None
 
-    def _patiently(
+    def _get(
         self,
         path: str,
         query: Mapping[str, object] | None,
         patience_s: float | None,
         on_trouble: Callable[[ServerError], None],
     ) -> "requests.Response":
-        end = self._clock() + (self._patience_s if patience_s is None else patience_s)
-        pause_s = FIRST_PAUSE_S
         params = {key: str(value) for key, value in (query or {}).items() if value not in (None, "")}
+        patience_s = self._patience_s if patience_s is None else patience_s
+        return self._patiently(lambda: self._send("GET", path, params=params), patience_s, on_trouble)
+
+    def _patiently(
+        self,
+        send: "Callable[[], requests.Response]",
+        patience_s: float,
+        on_trouble: Callable[[ServerError], None] = lambda _: None,
+    ) -> "requests.Response":
+        end = self._clock() + patience_s
+        pause_s = FIRST_PAUSE_S
         while True:
             try:
-                return self._send("GET", path, params=params)
+                return send()
             except ServerError as error:
                 if not _passing(error) or self._clock() + pause_s > end:
                     raise

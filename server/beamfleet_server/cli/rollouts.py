@@ -1,5 +1,6 @@
 """`beamfleet rollout`: start, look at, follow and abort rollouts."""
 
+import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -47,8 +48,9 @@ def check_selector(labels: Sequence[str] | None, everyone: bool) -> str:
 
 
 def begin(session: Session, product: str, version: str, chosen: str, canary: int, note: str) -> dict[str, Any]:
-    """Start a rollout; the API's rollout object."""
+    """Start a rollout, once, also if the answer is lost; the API's rollout object."""
     body = {
+        "key": secrets.token_hex(16),
         "product": product,
         "version": version,
         "selector": chosen,
@@ -56,7 +58,9 @@ def begin(session: Session, product: str, version: str, chosen: str, canary: int
         "canary": canary,
         "note": note,
     }
-    return session.client.post("/rollouts", {key: value for key, value in body.items() if value not in ("", False)})
+    return session.client.post_again(
+        "/rollouts", {key: value for key, value in body.items() if value not in ("", False)}
+    )
 
 
 def watch(session: Session, number: int, timeout_s: float, extra: Item | None = None) -> None:

@@ -102,6 +102,19 @@ def test_an_upload_is_streamed_with_its_length(api: ScriptedApi, client: Client,
     assert request.body == b"bytes" * 1000
 
 
+def test_an_upload_starts_again_from_its_beginning_when_the_server_went_away(api: ScriptedApi, client: Client) -> None:
+    api.script(Answer(drop=True), Answer({"already": True}))
+    assert client.upload("/bundles", io.BytesIO(b"bytes")) == {"already": True}
+    assert [request.body for request in api.requests] == [b"bytes", b"bytes"]
+
+
+def test_what_the_server_takes_once_is_sent_until_it_answers(api: ScriptedApi, client: Client) -> None:
+    api.script(Answer(drop=True), problem(503, "server.busy", "starting", ""), Answer({"id": 7}, 201))
+    assert client.post_again("/rollouts", {"key": "once"}) == {"id": 7}
+    assert {request.body for request in api.requests} == {b'{"key": "once"}'}
+    assert len(api.requests) == 3
+
+
 def test_a_redirect_is_not_followed(api: ScriptedApi, client: Client) -> None:
     api.script(Answer({}, 302, headers={"Location": f"{api.url}/elsewhere"}))
     with pytest.raises(RemoteError) as refused:
