@@ -123,9 +123,10 @@ class Bootloader:
 
     def recover(self) -> BootState:
         """What a new launcher, and an agent that knows what it wanted, make of it. FleetError if they cannot."""
+        before = self.boot.state().starts  # a VM may have outlived the launcher: what it left is not the new one's work
         self._start()
         try:
-            first = self._settled()
+            first = self._settled(before)
             if self.seen.phase == "committed" and self.seen.slot == NEW and first.slot != NEW:
                 raise FleetError(f"a commit was lost: {first!r}")
             if first.phase != "reverted":
@@ -133,7 +134,7 @@ class Bootloader:
                 self._until(lambda s: s.slot == NEW and self.boot.started(s.starts))
                 self.boot.request(self._last_word)
             self._until(lambda s: s.phase == self.goal)
-            return self._settled()
+            return self._settled(before)
         finally:
             self._stop()
 
@@ -146,9 +147,9 @@ class Bootloader:
         self._launcher.terminate()
         self._launcher.wait(10)
 
-    def _settled(self) -> BootState:
+    def _settled(self, before: int) -> BootState:
         return self._until(
-            lambda s: self.boot.started(s.starts) and s.boot_id != "" and self._runs(s) and not self._asked()
+            lambda s: s.starts > before and self.boot.started(s.starts) and self._runs(s) and not self._asked()
         )
 
     def _runs(self, state: BootState) -> bool:

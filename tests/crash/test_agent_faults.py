@@ -27,7 +27,7 @@ SWAP = f"swap {'b' * 32} 1"
 
 @pytest.fixture
 def root(room: Path) -> Path:
-    return room / "device"
+    return room / "agent"
 
 
 def fresh(root: Path) -> Path:

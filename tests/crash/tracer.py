@@ -165,7 +165,7 @@ def _become(subject: Callable[[], object], reader: int, writer: int) -> None:
 
 def _follow(first: int, root: str, fault: Fault | None, seen: Callable[[int, Call | None], None]) -> Trace:
     calls: list[Call] = []
-    alive, status = {first}, 0
+    alive, status, doomed = {first}, 0, False
     while True:
         try:
             pid, word = os.waitpid(-1, _WALL)  # the caller has no other children meanwhile
@@ -175,10 +175,11 @@ def _follow(first: int, root: str, fault: Fault | None, seen: Callable[[int, Cal
             alive.discard(pid)
             if pid == first:  # what it leaves behind, timers for one, ends with it
                 status = os.waitstatus_to_exitcode(word)
+                doomed = True
                 _kill(alive)
             continue
         alive.add(pid)
-        if first not in alive:  # born as the others were killed
+        if doomed:  # born as the others were killed
             _kill({pid})
         event, forward = word >> 16, os.WSTOPSIG(word)
         try:
@@ -189,6 +190,7 @@ def _follow(first: int, root: str, fault: Fault | None, seen: Callable[[int, Cal
                     seen(first, call)
                     if fault is not None and fault.ordinal == call.ordinal:
                         _inject(pid, fault, alive)
+                        doomed = not fault.error
             elif event == _EVENT_EXEC and "/slots/" in str(Path(f"/proc/{pid}/exe").readlink()):
                 _ptrace(_DETACH, pid, 0, 0)
                 alive.discard(pid)
