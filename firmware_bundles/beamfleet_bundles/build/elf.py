@@ -103,8 +103,14 @@ def inspect(path: str, file: BinaryIO) -> Image | None:
                     elif tag.entry.d_tag == "DT_SONAME":
                         soname = tag.soname
         return Image(_machine(elf), interpreter, soname, tuple(needed), _glibc(elf))
-    except (ELFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, struct.error) as error:
+    except _DAMAGE as error:
         raise BundleError("release.elf", f"{path} is a damaged ELF file: {error}") from None
+
+
+_DAMAGE = (
+    ELFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, AssertionError, struct.error,
+)  # fmt: skip
+"""What pyelftools raises on bytes that are no ELF file."""
 
 
 def _images(tree: Tree) -> Iterable[tuple[str, Image]]:
