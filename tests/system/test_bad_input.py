@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,9 +256,7 @@ def test_an_interrupt_a_deadline_and_an_abort_each_end_the_following_with_their_
     finally:
         here.devices["a"].start()
     here.wait_online("a")
-    assert here.devices["a"].boot_state()["slot"] == "", (
-        "an aborted rollout installs nothing on a device that comes late"
-    )
+    assert here.devices["a"].boot_state()["slot"] == "", "an aborted rollout is not offered to who comes late"
 
 
 # --- tokens
@@ -291,7 +290,7 @@ def test_a_wrong_used_or_expired_token_is_told_once_and_a_good_one_mends_it(here
         "token.expired": lay_down(here, "late", "late", "--token-file", str(here.work / "late.token")),
     }
     for code, device in bad.items():
-        (told,) = wait_for(code, lambda device=device: said(device, "enrolment failed"), deadline_s=20)  # type: ignore[misc]
+        (told,) = wait_for(code, partial(said, device, "enrolment failed"), deadline_s=20)
         assert told["code"] == code
         assert told["retry_after_s"] >= 60, "it does not ask again and again what will not change"
         assert "flash the device again" in told["hint"]
