@@ -107,7 +107,7 @@ class Updater:
             return self._client.get_targetinfo(path)
 
     def target(self, path: str) -> Facts:
-        """The facts of the manifest `path`, `PRODUCT/VERSION/TARGET/manifest`; error `trust.unknown_target`, `name.*`."""
+        """The facts of the manifest at `PRODUCT/VERSION/TARGET/manifest`; errors `trust.unknown_target`, `name.*`."""
         parse_target_path(path)
         target = self.find(path)
         if target is None:
