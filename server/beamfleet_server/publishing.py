@@ -236,7 +236,8 @@ def _told_as_server(codes: Mapping[str, str], upload: Path | None = None) -> Ite
             message = message.replace(str(upload), "the upload").replace(upload.name, "the upload")
         if error.code not in codes:
             raise BundleError(error.code, message, error.hint) from error
-        raise ServerError(codes[error.code], message, error.hint) from error
+        hint = error.hint or "sign it with the key of its product: beamfleet bundle sign FILE"
+        raise ServerError(codes[error.code], message, hint) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -84,7 +84,11 @@ class Advancing:
                 case Progress.ABORTED:
                     pass
                 case _:
-                    raise ServerError("rollout.finished", f"rollout {rollout_id} is {state} already")
+                    raise ServerError(
+                        "rollout.finished",
+                        f"rollout {rollout_id} is {state} already",
+                        f"see: beamfleet rollout status {rollout_id}",
+                    )
 
         self._database.write(change)
 

@@ -88,7 +88,11 @@ async def _receive(request: Request, path: Path, largest: int) -> None:
     except OSError as error:
         raise ServerError("server.disk_full", f"the upload cannot be kept: {error.strerror}", "make room") from error
     if size > largest:
-        raise ServerError("request.too_large", f"a bundle of {size} bytes is larger than {largest}")
+        raise ServerError(
+            "request.too_large",
+            f"a bundle of {size} bytes is larger than {largest}",
+            "start the server with a larger --max-bundle-bytes",
+        )
 
 
 def _described(bundle: PublishedBundle) -> dict[str, Any]:
