@@ -11,6 +11,7 @@ import requests
 import urllib3
 
 from beamfleet_agent.errors import AgentError
+from beamfleet_agent.reports import clean, word
 
 CONNECT_S, READ_S = 10.0, 60.0
 _PIECE = 1 << 16
@@ -68,8 +69,8 @@ class Transport:
         status = response.status_code
         try:
             said = response.json() if len(response.content) < _PIECE else {}
-            code, words = str(said["code"])[:64], str(said.get("detail") or said["title"])[:512]
-            hint = str(said.get("hint", ""))[:512]
+            code, words = word(str(said["code"])), clean(str(said.get("detail") or said["title"]), 512)
+            hint = clean(str(said.get("hint", "")), 512)
         except (ValueError, KeyError, TypeError, AttributeError, requests.RequestException):
             code, words, hint = "", f"status {status}", ""
         if status in (404, 410):

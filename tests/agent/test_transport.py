@@ -1,0 +1,143 @@
+"""HTTPS as the worker speaks it, against servers that misbehave: each ends in one named error, none in a long wait."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from beamfleet_agent.errors import AgentError
+from beamfleet_agent.worker import transport as module
+from beamfleet_agent.worker.transport import Transport
+
+from tests.agent.authority import Authority
+
+
+class Rude:
+    """A TLS server that answers every connection with these bytes, then hangs up or stays silent."""
+
+    def __init__(self, authority: Authority, answer: bytes, *, stays: bool = False) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*authority.issue("rude"))
+        self._context, self._answer, self._stays = context, answer, stays
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"https://127.0.0.1:{self._server.getsockname()[1]}"
+        self.asked: list[bytes] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._over.set()
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                plain, _ = self._server.accept()
+            except OSError:
+                return
+            try:
+                with self._context.wrap_socket(plain, server_side=True) as connection:
+                    self.asked.append(connection.recv(65536))
+                    connection.sendall(self._answer)
+                    if self._stays:
+                        self._over.wait(30)
+            except OSError:
+                continue
+
+
+Start = Callable[..., tuple[Rude, Transport]]
+
+
+@pytest.fixture
+def start(authority: Authority) -> Iterator[Start]:
+    servers: list[Rude] = []
+
+    def begin(answer: bytes, *, stays: bool = False) -> tuple[Rude, Transport]:
+        servers.append(Rude(authority, answer, stays=stays))
+        return servers[-1], Transport(servers[-1].address, str(authority.path))
+
+    yield begin
+    for server in servers:
+        server.close()
+
+
+def answer(status: str, body: bytes = b"", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+PROBLEM = b'{"code": "device.revoked", "detail": "this device was revoked", "title": "Refused", "hint": "ask"}'
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "named"),
+    [
+        (answer("302 Found", b"", "Location: https://evil.example/"), "worker.refused", "status 302"),
+        (answer("500 Oops"), "worker.server", "status 500"),
+        (answer("503 Busy", b"<html>try later</html>"), "worker.server", "status 503"),
+        (answer("429 Slow down"), "worker.server", "status 429"),
+        (answer("403 Refused", PROBLEM), "device.revoked", "this device was revoked"),
+        (answer("401 No", b"[1]"), "worker.refused", "status 401"),
+        (answer("400 No", b'{"code": "x y", "detail": "\\u001b[31mred\\u202e"}'), "x_y", "/thing:  [31mred?"),
+        (answer("200 OK", b"x" * 101), "worker.too_large", "more than 100 bytes"),
+        (answer("200 OK", b"x" * 50)[:-20], "worker.network", "broke off after 30"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 5000, "worker.too_large", "more than 100 bytes"),
+        (b"SSH-2.0-OpenSSH\r\n", "worker.network", "cannot be reached"),
+        (b"", "worker.network", "cannot be reached"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "worker.network", "broke off"),
+    ],
+)
+def test_what_goes_wrong_is_named(start: Start, sent: bytes, code: str, named: str) -> None:
+    server, transport = start(sent)
+    with pytest.raises(AgentError) as refusal:
+        transport.read("/thing", 100)
+    assert (refusal.value.code, named in refusal.value.message) == (code, True), refusal.value
+    assert len(server.asked) == 1, "one question, however it ends"
+
+
+def test_what_the_server_does_not_have_is_a_missing_file(start: Start) -> None:
+    for status in ("404 Not Found", "410 Gone"):
+        _, transport = start(answer(status))
+        with pytest.raises(FileNotFoundError, match="/thing"):
+            transport.read("/thing", 100)
+
+
+def test_a_server_that_falls_silent_is_given_up(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "READ_S", 0.2)
+    for sent in (b"", answer("200 OK", b"x" * 100)[:-50]):
+        _, transport = start(sent, stays=True)
+        with pytest.raises(AgentError, match=r"worker\.network"):
+            transport.read("/thing", 100)
+
+
+def test_a_good_answer_arrives_whole_with_its_query(start: Start) -> None:
+    server, transport = start(answer("200 OK", b"content"))
+    assert transport.read("/thing", 100, app="main") == b"content"
+    assert server.asked[0].startswith(b"GET /thing?app=main HTTP/1.1\r\n")
+    assert b"Accept-Encoding: identity" in server.asked[0]
+
+
+def test_nothing_to_do_is_an_empty_answer(start: Start) -> None:
+    _, transport = start(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    assert transport.read("/assignment", 100) == b""
+
+
+def test_a_server_of_another_authority_is_refused_before_anything_is_said(start: Start, tmp_path: Path) -> None:
+    server, _ = start(answer("200 OK"))
+    stranger = Authority(tmp_path / "other")
+    with pytest.raises(AgentError, match=r"TLS with .* failed.*worker\.network"):
+        Transport(server.address, str(stranger.path)).read("/thing", 100)
+    assert server.asked == []
+
+
+def test_the_environment_cannot_redirect_it(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
+    _, transport = start(answer("200 OK", b"content"))
+    assert transport.read("/thing", 100) == b"content"

@@ -1,0 +1,190 @@
+"""The way to the server and back: a real broker, whatever it passes on, and the ways around a broker that is away."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from beamfleet_agent import uplink as module
+from beamfleet_agent.journal import Ledger
+from beamfleet_agent.log import Log
+from beamfleet_agent.loop import Loop
+from beamfleet_agent.paths import Paths
+from beamfleet_agent.reports import Reports
+from beamfleet_agent.settings import load
+from beamfleet_agent.uplink import Uplink
+
+from tests.agent.authority import Authority
+from tests.agent.broker import Broker, Listener, free_port
+from tests.agent.device import lay_down, words
+
+Spin = Callable[[str, Callable[[], object]], None]
+
+
+class Linked:
+    """An uplink of an enrolled device, and what it told."""
+
+    def __init__(self, loop: Loop, paths: Paths) -> None:
+        settled = load(paths.settings)
+        assert settled.server is not None
+        self.documents: list[str] = []
+        self.ledgers: list[Ledger] = []
+        self.ups = 0
+        self.reports = Reports(Ledger(boot=5), self._send, heard=True)
+        self.uplink = Uplink(
+            loop, Log(), paths, settled, settled.server, self.reports,
+            self.documents.append, lambda: self.ledgers.append(self.reports.ledger), self._up,
+        )  # fmt: skip
+
+    def _send(self, kind: str, payload: bytes, expiry_s: int | None) -> bool:
+        return self.uplink.send(kind, payload, expiry_s)
+
+    def _up(self) -> None:
+        self.ups += 1
+
+
+def enrolled(root: Path, authority: Authority, mqtt_port: int, api_port: int = 9) -> Paths:
+    """A device that has its certificate already."""
+    addresses = {
+        "api": f"https://127.0.0.1:{api_port}", "enrol": "https://127.0.0.1:9", "mqtt": f"127.0.0.1:{mqtt_port}",
+    }  # fmt: skip
+    paths = lay_down(root, words("gw-1", server=addresses, ca_pem=authority.path.read_text()))
+    certificate, key = authority.issue("gw-1")
+    Path(paths.cert).write_bytes(certificate.read_bytes())
+    Path(paths.key).write_bytes(key.read_bytes())
+    return paths
+
+
+@pytest.fixture
+def linked(loop: Loop, authority: Authority, broker: Broker, tmp_path: Path) -> Iterator[Linked]:
+    made = Linked(loop, enrolled(tmp_path / "device", authority, broker.port))
+    yield made
+    made.uplink.stop()
+
+
+def test_what_waits_goes_out_with_the_session_and_ends_with_the_ack(
+    linked: Linked, listener: Listener, spin: Spin
+) -> None:
+    linked.reports.event("restart", "crash", starts=3)
+    linked.uplink.start()
+    spin("the event", lambda: listener.of("event"))
+    assert linked.ups == 1
+    listener.tell("gw-1", "ack", {"v": 1, "boot": 5, "seq": 1})
+    spin("the ack", lambda: linked.ledgers)
+    assert linked.ledgers[-1].outbox == ()
+
+
+def test_without_an_ack_it_is_sent_again(
+    linked: Linked, listener: Listener, spin: Spin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESEND_FIRST_S", 0.05)
+    linked.reports.event("restart")
+    linked.uplink.start()
+    spin("it twice", lambda: len(listener.of("event")) >= 2)
+    first, second, *_ = listener.of("event")
+    assert first == second
+
+
+def test_nothing_that_comes_down_does_harm(linked: Linked, listener: Listener, spin: Spin) -> None:
+    linked.uplink.start()
+    spin("its birth", lambda: listener.of("presence"))
+    hostile: list[bytes] = [b"", b"\xff\xfe", b"nonsense", b"[]", b"7", b'{"boot": "x"}', b"[" * 400, b"x" * 9000]
+    for payload in hostile:
+        for kind in ("ack", "command"):
+            listener.tell("gw-1", kind, payload)
+    for payload in (b"", b"\xff\xfe", b"x" * 9000):
+        listener.tell("gw-1", "desired", payload)
+    listener.tell("gw-1", "command", {"v": 1, "id": "1", "name": "self-destruct"})
+    listener.tell("gw-1", "desired", b"the last one")
+    spin("the last one", lambda: linked.documents)
+    assert linked.documents == ["the last one"]
+    assert linked.uplink.up
+    assert linked.ups == 1
+
+
+def test_asked_to_report_it_sends_again_what_waits(linked: Linked, listener: Listener, spin: Spin) -> None:
+    linked.reports.event("restart")
+    linked.uplink.start()
+    spin("the event", lambda: len(listener.of("event")) == 1)
+    listener.tell("gw-1", "command", {"v": 1, "id": "1", "name": "report"})
+    spin("it again", lambda: len(listener.of("event")) == 2)
+
+
+def test_a_device_that_cannot_enrol_says_why_and_tries_again(
+    loop: Loop, authority: Authority, broker: Broker, tmp_path: Path, spin: Spin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ENROL_AGAIN_S", 0.1)
+    paths = enrolled(tmp_path / "device", authority, broker.port)
+    Path(paths.cert).unlink()
+    Path(paths.key).unlink()
+    linked = Linked(loop, paths)
+    linked.uplink.start()
+    spin("a reason", lambda: linked.uplink.problem)
+    assert "enrol.no_token" in linked.uplink.problem
+    certificate, key = authority.issue("gw-1")  # somebody lays the certificate there by hand
+    Path(paths.key).write_bytes(key.read_bytes())
+    Path(paths.cert).write_bytes(certificate.read_bytes())
+    spin("a session", lambda: linked.uplink.up)
+    assert linked.uplink.problem == ""
+    linked.uplink.stop()
+
+
+def test_without_a_broker_it_looks_over_https(
+    loop: Loop, authority: Authority, tmp_path: Path, spin: Spin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_POLL_S", 0.05)
+    server = Https(authority, b'{"signed": {}}')
+    linked = Linked(loop, enrolled(tmp_path / "device", authority, free_port(), server.port))
+    linked.uplink.start()
+    spin("the assignment", lambda: linked.documents)
+    assert linked.documents == ['{"signed": {}}']
+    assert server.asked == [("/assignment?app=main", "gw-1")]
+    linked.uplink.stop()
+    server.close()
+
+
+class Https:
+    """Answers every GET with `content`, to clients of the fleet only."""
+
+    def __init__(self, authority: Authority, content: bytes) -> None:
+        import http.server
+        import ssl
+        import threading
+
+        asked = self.asked = list[tuple[str, str]]()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                assert isinstance(self.connection, ssl.SSLSocket)
+                peer: Any = self.connection.getpeercert()
+                names = {key: value for part in peer["subject"] for key, value in part}
+                asked.append((self.path, names["commonName"]))
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                """Nobody reads it."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*authority.issue("api"))
+        context.load_verify_locations(authority.path)
+        context.verify_mode = ssl.CERT_REQUIRED
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.port = int(self._server.server_address[1])
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def test_the_messages_are_those_of_this_boot(linked: Linked, listener: Listener, spin: Spin) -> None:
+    linked.uplink.start()
+    spin("its birth", lambda: listener.of("presence"))
+    presence = listener.of("presence")[0]
+    assert (presence["session"], presence["online"]) == (5_000_001, True)
+    assert json.dumps(presence)
