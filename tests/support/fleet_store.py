@@ -1,4 +1,4 @@
-"""A real store in a directory with devices, bundles and reports in it, for tests of what the server keeps and decides."""
+"""A real store in a directory with devices, bundles and reports, for tests of what the server keeps and decides."""
 
 from collections.abc import Iterable
 from functools import partial

@@ -51,10 +51,12 @@ class LauncherDevice(Device):
 
     # --- what an init does
 
-    def start(self) -> None:
+    def start(self, *, new_group: bool = False) -> None:
         """Start the launcher."""
         with (self.root / "console.log").open("ab") as log:
-            self._init = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._init = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=new_group
+            )
 
     def kill(self) -> None:
         """SIGKILL to the launcher."""
@@ -65,7 +67,11 @@ class LauncherDevice(Device):
     def stop(self) -> None:
         """TERM to the launcher; it ends cleanly, and nothing of the release stays."""
         super().stop()
-        assert not self.ours(), f"these still run: {self.ours()}"
+        self.until_gone()
+
+    def until_gone(self) -> None:
+        """Until nothing runs from the slots; heart takes up to a second to see that its VM has gone."""
+        wait_for("the release to be gone", lambda: not self.ours(), deadline_s=5)
 
     # --- what an agent does
 

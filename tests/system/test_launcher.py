@@ -200,3 +200,17 @@ def test_the_idle_launcher_sleeps(bench: LauncherDevice) -> None:
         return False
 
     wait_for("two seconds without a wake-up", settled, deadline_s=20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_a_signal_to_the_whole_group_is_a_clean_stop(bench: LauncherDevice, number: signal.Signals) -> None:
+    before = bench.install()
+    bench.kill()
+    bench.start(new_group=True)
+    bench.runs(OLD, after=before.starts)
+    launcher = bench.launcher_pid()
+    assert launcher is not None
+    os.killpg(launcher, number)
+    wait_for("the launcher to end", lambda: bench.launcher_pid() is None, deadline_s=20)
+    bench.until_gone()
+    assert bench.boot.state().boot_id == "", "it says that it was stopped, not cut off"
