@@ -15,6 +15,7 @@ from tests.bench import idle_peers
 from tests.bench.agent import AGENT, MENDER, PYTHON, RAUC, Outcome
 from tests.bench.processes import Cost, MeasureError, PeakOfDescendants, Watch, established
 from tests.bench.result import as_json
+from tests.support.fleet import wait_for
 
 ECHO = """
 import sys
@@ -54,10 +55,18 @@ def echo() -> Iterator[Echo]:
     child.end()
 
 
+def asleep(pid: int) -> None:
+    """Wait until the process waits: on a busy machine the next question may come before that."""
+    stat = Path(f"/proc/{pid}/stat")
+    wait_for("the process to wait", lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", deadline_s=20)
+
+
 def test_a_process_that_is_woken_ten_times_a_minute_is_counted_so(echo: Echo) -> None:
     watch = Watch("echo", echo.process.pid)
     for _ in range(10):
+        asleep(echo.process.pid)
         echo.ask(0)
+    asleep(echo.process.pid)
     watch.sample()
     cost = watch.cost(60)
     assert 10 <= cost.wakeups_per_min <= 14
