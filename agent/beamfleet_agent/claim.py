@@ -14,7 +14,7 @@ def claim(paths: Paths) -> int:
     """
     try:
         descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        os.makedirs(paths.run_app, exist_ok=True)
+        os.makedirs(paths.run, exist_ok=True)  # what lies below it for the application is the launcher's to make
     except OSError as error:
         hint = "lay the device down with `beamfleet flash --root DIR`"
         raise AgentError("agent.not_set_up", f"cannot open {paths.lock}: {error.strerror}", hint) from error

@@ -107,8 +107,8 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     monkeypatch.setattr(module, "HTTP_EVERY_S", 0.05)
     monkeypatch.setattr(module, "COMMAND_EVERY_S", 0.05)
     made = Paths(str(tmp_path / ("deep" * 25)))
-    for folder in (made.run_app, made.boot, made.slots):
-        Path(folder).mkdir(parents=True)
+    for folder in (Path(made.link_sock).parent, Path(made.boot), Path(made.slots)):
+        folder.mkdir(parents=True)
     starts(made, 1)
     return made
 
@@ -130,10 +130,11 @@ def watcher(loop: Loop, paths: Paths) -> Iterator[Watcher]:
 def starts(paths: Paths, number: int, *, started: bool = True) -> None:
     """What the launcher writes for VM start `number`."""
     Path(paths.boot, "state").write_text(f"format=1\nphase=trial\nstarts={number}\n")
-    for mark in Path(paths.run_app).glob("started.*"):
+    place = Path(paths.link_sock).parent
+    for mark in place.glob("started.*"):
         mark.unlink()
     if started:
-        Path(paths.run_app, f"started.{number}").touch()
+        (place / f"started.{number}").touch()
 
 
 @pytest.mark.usefixtures("link")
