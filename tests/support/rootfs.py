@@ -28,7 +28,7 @@ HOSTNAME = "device"
 _CUSTOMIZE = (
     'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/* "$1"/etc/apt/apt.conf.d/99mmdebstrap',
     f'echo {HOSTNAME} >"$1/etc/hostname"',
-    ': >"$1/etc/machine-id"; rm -f "$1/var/lib/dbus/machine-id"',
+    'rm -f "$1/etc/resolv.conf" "$1/var/lib/dbus/machine-id"; : >"$1/etc/machine-id"',
     'rm -f "$1"/lib/systemd/system/timers.target.wants/* "$1"/etc/systemd/system/timers.target.wants/*',
 )
 _TOOLS = {"mmdebstrap": "mmdebstrap", "zstd": "zstd", "tar": "tar", "apt-get": "apt", "dpkg": "dpkg"}
