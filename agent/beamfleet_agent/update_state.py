@@ -28,6 +28,8 @@ class Release(NamedTuple):
     probe_timeout_s: int = 5
     floor: int = 0
     """Lowest counter that may be installed once this release is committed."""
+    data_schema: int = -1
+    """Layout of what it keeps in data/; -1: it states none, or an older agent wrote this down."""
 
     @property
     def slot(self) -> str:

@@ -78,7 +78,7 @@ class DeviceFacts:
     hardware: str | None = None
     """The owner's name of the board; None for a device without one, which runs only what any board runs."""
     agent: int | None = None
-    """The newest generation of manifests that its agent runs (`manifest.MIN_AGENT`)."""
+    """The newest generation of manifests that its agent runs (`manifest.MIN_AGENT_SCHEMA`)."""
     oldest_otp: int = 25
     """The oldest OTP on which the agent's part inside the BEAM loads."""
 

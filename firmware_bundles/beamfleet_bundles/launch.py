@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from beamfleet_bundles.canonical import MAX_INTEGER
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.paths import path_problem, printable
 
@@ -67,6 +68,8 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Names of environment variables that the release asks for; informative."""
     distribution: Distribution = "none"
     probes: Probes = Probes()
+    data_schema: int | msgspec.UnsetType = msgspec.UNSET
+    """Number of the layout of what the release keeps in data/; unset, and then in no spelling, where none is stated."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -92,6 +95,8 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             _require("arg", value, bool)
         for value in self.environment:
             _require("env", value, lambda value: _of(value, _NAME) and not value[0].isdigit())
+        if self.data_schema is not msgspec.UNSET and not 0 <= self.data_schema <= MAX_INTEGER:
+            raise BundleError("launch.value", f"{self.data_schema} cannot be 'data_schema': 0 to {MAX_INTEGER}")
         self._check_probes()
 
     def _check_probes(self) -> None:
@@ -129,6 +134,8 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             ("probe_command", self.probes.command or ""),
             ("probe_timeout_s", str(self.probes.timeout_s)),
         ]
+        if self.data_schema is not msgspec.UNSET:
+            pairs.append(("data_schema", str(self.data_schema)))
         return "".join(f"{key}={value}\n" for key, value in pairs).encode()
 
 
@@ -150,7 +157,7 @@ def parse(data: bytes) -> Launch:
         else:
             single[key] = value
     probe_keys = {f"probe_{name}": single.pop(f"probe_{name}", "") for name in ("http", "command", "timeout_s")}
-    timeout_s = probe_keys["probe_timeout_s"]
+    timeout_s, schema = probe_keys["probe_timeout_s"], single.pop("data_schema", None)
     fields: dict[str, Any] = {
         **single,
         "args": lists["args"],
@@ -162,6 +169,8 @@ def parse(data: bytes) -> Launch:
             "timeout_s": int(timeout_s) if _of(timeout_s, string.digits) and len(timeout_s) <= 2 else 0,
         },
     }
+    if schema is not None:
+        fields["data_schema"] = int(schema) if _of(schema, string.digits) and len(schema) <= 16 else -1
     try:
         launch = msgspec.convert(fields, Launch)
     except msgspec.ValidationError as error:

@@ -24,7 +24,9 @@ MAX_UNPACKED = 4 << 30
 MAX_LIBRARIES = 512
 MAX_APPLICATIONS = 2_000
 MIN_AGENT = 1
-"""What this version of the format asks of an agent; counts up when a manifest needs more."""
+"""What every manifest asks of an agent, in generations."""
+MIN_AGENT_SCHEMA = 2
+"""What a manifest with `launch.data_schema` asks; also the generation of the agents of this version."""
 
 _HEX = frozenset("0123456789abcdef")
 _WORD = frozenset(string.ascii_letters + string.digits + "_.+~@-")

@@ -30,7 +30,7 @@ Product = Annotated[str, msgspec.Meta(pattern=r"\A([a-z][a-z0-9-]{0,30})?\Z")]
 Version = Annotated[str, msgspec.Meta(pattern=r"\A([0-9A-Za-z][0-9A-Za-z.+-]{0,63})?\Z")]
 Cause = Literal[
     "", "update", "rollback", "revert", "fallback", "operator", "crash", "hang", "oom", "power", "exit", "killed",
-    "probe", "deadline", "unconfirmed",
+    "probe", "deadline", "unconfirmed", "hook",
 ]  # fmt: skip
 """Why a release runs or stopped running, in the words of `boot/state`."""
 UpdatePhase = Literal[
@@ -120,7 +120,7 @@ class Event(Message, frozen=True, kw_only=True):
     boot: Count
     seq: Count
     time: Count
-    kind: Literal["restart", "update", "enrolled", "error", "request"]
+    kind: Literal["restart", "update", "enrolled", "error", "request", "hook"]
     cause: Word
     detail: Detail
     slot: Slot

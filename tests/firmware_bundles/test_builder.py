@@ -105,6 +105,12 @@ def test_product_version_and_hardware_can_be_given(tmp_path: Path) -> None:
     assert made.manifest.launch.vsn == "1.0.0"
 
 
+def test_a_data_schema_that_is_stated_needs_an_agent_that_knows_it(tmp_path: Path) -> None:
+    stated, silent = (built(tmp_path, release(), data_schema=number).manifest for number in (7, None))
+    assert (stated.launch.data_schema, stated.requires.min_agent) == (7, 2)
+    assert (silent.requires.min_agent, b"data_schema" in silent.encode()) == (1, False)
+
+
 def test_the_launch_file_says_what_the_manifest_says(tmp_path: Path) -> None:
     probes = Probes(http="8080/health", command="bin/my_app ping")
     made = built(tmp_path, release(), probes=probes, distribution="loopback")

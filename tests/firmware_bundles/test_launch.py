@@ -3,6 +3,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from beamfleet_bundles import canonical
 from beamfleet_bundles.launch import Launch, Probes, parse
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,7 @@ LAUNCHES = st.builds(
         command=st.none() | st.just("bin/check --fast"),
         timeout_s=st.integers(1, 60),
     ),
+    data_schema=st.just(msgspec.UNSET) | st.integers(0, 2**53 - 1),
 )
 
 
@@ -72,9 +74,22 @@ def test_the_file_is_lines_of_key_and_value_in_a_fixed_order() -> None:
     ]
 
 
+def test_the_number_of_the_data_schema_is_the_last_line_and_only_where_it_is_stated() -> None:
+    stated = msgspec.structs.replace(LAUNCH, data_schema=20260101120000)
+    assert stated.encode() == LAUNCH.encode() + b"data_schema=20260101120000\n"
+    assert b"data_schema" not in canonical.encode(msgspec.to_builtins(LAUNCH))
+    assert canonical.encode(msgspec.to_builtins(stated)).count(b'"data_schema":20260101120000') == 1
+
+
+@pytest.mark.parametrize("value", ["", "-1", "1.5", "one", "00", "9007199254740992", "1" * 40, "\u0661"])
+def test_what_is_no_number_of_a_schema_is_refused(value: str) -> None:
+    code = refusal(parse, LAUNCH.encode() + f"data_schema={value}\n".encode())
+    assert code in ("launch.value", "launch.syntax")
+
+
 def test_every_key_of_the_file_is_documented() -> None:
     document = FORMAT.read_text()
-    for line in LAUNCH.encode().decode().splitlines():
+    for line in msgspec.structs.replace(LAUNCH, data_schema=1).encode().decode().splitlines():
         assert f"`{line.partition('=')[0]}`" in document
     for family in ("boot_var.N", "arg.N", "env.N"):
         assert f"`{family}`" in document

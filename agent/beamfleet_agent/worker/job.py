@@ -98,4 +98,5 @@ def release_of(manifest: Manifest, floor: int = 0) -> dict[str, Any]:
         probe_command=probes.command is not None,
         probe_timeout_s=probes.timeout_s,
         floor=floor,
+        data_schema=manifest.launch.data_schema if isinstance(manifest.launch.data_schema, int) else -1,
     )._asdict()

@@ -45,13 +45,14 @@ def build(
     hardware: str | None = None,
     distribution: Distribution = "none",
     probes: Probes | None = None,
+    data_schema: int | None = None,
     limits: archive.Limits | None = None,
     progress: Progress | None = None,
 ) -> Built:
     """Build the bundle of the release `source`, a tarball or a directory, into `out_dir`.
 
-    Product and version are those of the release unless given. Errors: `archive.*`, `release.*`, `launch.*`, `name.*`,
-    `manifest.*`, `bundle.*`; nothing is left behind then.
+    Product and version are those of the release unless given; `data_schema` None states none. Errors: `archive.*`,
+    `release.*`, `launch.*`, `name.*`, `manifest.*`, `bundle.*`; nothing is left behind then.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="beamfleet-build-") as folder:
@@ -66,10 +67,17 @@ def build(
             notices += _leave_out_tarballs(tree)
             tree.check_links()
             start_facts, more = start.prepare(tree, found)
-            launch = msgspec.structs.replace(start_facts, distribution=distribution, probes=probes or Probes())
+            launch = msgspec.structs.replace(
+                start_facts,
+                distribution=distribution,
+                probes=probes or Probes(),
+                data_schema=msgspec.UNSET if data_schema is None else data_schema,
+            )
             _add_launch(tree, launch)
             notices += more + beams.normalise(tree)
             requires = elf.needs(tree, f"erts-{found.release.erts}/bin/beam.smp")
+            if data_schema is not None:
+                requires = msgspec.structs.replace(requires, min_agent=manifests.MIN_AGENT_SCHEMA)
             manifest = Manifest(
                 product=_product(found.release.name, product),
                 version=_version(found.version, version),

@@ -39,6 +39,12 @@ ProbeCommand = Annotated[
 ProbeTimeout = Annotated[
     int, typer.Option("--probe-timeout-s", metavar="N", min=1, max=60, help="Seconds that a probe may take.")
 ]
+DataSchema = Annotated[
+    int | None,
+    typer.Option(
+        "--data-schema", metavar="N", min=0, help="Layout of the data; a rollback to a lower one needs --force."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,7 @@ class BuildOptions:
     probe_http: str | None = None
     probe_command: str | None = None
     probe_timeout_s: int = 5
+    data_schema: int | None = None
 
     def build(self, source: Path, out: Path, output: Output) -> "tuple[Bundle, list[str]]":
         """Build a bundle into a directory, telling people what was found; the bundle and the builder's notices."""
@@ -68,6 +75,7 @@ class BuildOptions:
                 hardware=self.hardware,
                 distribution="loopback" if self.distribution is Distribution.LOOPBACK else "none",
                 probes=Probes(self.probe_http, self.probe_command, self.probe_timeout_s),
+                data_schema=self.data_schema,
                 progress=progress,
             )
         for notice in built.notices:

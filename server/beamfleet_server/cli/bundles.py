@@ -15,6 +15,7 @@ from beamfleet_bundles.names import target_path
 
 from beamfleet_server.cli.building import (
     BuildOptions,
+    DataSchema,
     Distributed,
     Distribution,
     Hardware,
@@ -58,6 +59,7 @@ def build(
     probe_http: ProbeHttp = None,
     probe_command: ProbeCommand = None,
     probe_timeout_s: ProbeTimeout = 5,
+    data_schema: DataSchema = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Where PRODUCT-VERSION-TARGET.bundle goes.")
     ] = Path(),
@@ -68,7 +70,9 @@ def build(
     The same input gives the same bytes.
     """
     session = Session.of(ctx, output)
-    options = BuildOptions(product, version, hardware, distribution, probe_http, probe_command, probe_timeout_s)
+    options = BuildOptions(
+        product, version, hardware, distribution, probe_http, probe_command, probe_timeout_s, data_schema
+    )
     bundle, notices = options.build(source, out, session.output)
     session.output.done(
         {**describe(bundle), "notices": notices},
@@ -211,6 +215,8 @@ def _builtins(manifest: object) -> dict[str, Any]:
 
 
 def _facts(bundle: "Bundle", item: Item) -> Sequence[tuple[str, object]]:
+    from msgspec import UNSET
+
     manifest, signature = bundle.manifest, item["signature"]
     requires, launch = manifest.requires, manifest.launch
     release = manifest.release
@@ -229,6 +235,7 @@ def _facts(bundle: "Bundle", item: Item) -> Sequence[tuple[str, object]]:
         ("distribution", launch.distribution),
         ("probes", "; ".join(probe for probe in probes if probe)),
         ("environment", " ".join(launch.environment)),
+        ("data schema", "" if launch.data_schema is UNSET else launch.data_schema),
         ("size", f"{len(manifest.files)} files, {show_bytes(manifest.unpacked)}, pack {show_bytes(bundle.pack_size)}"),
         ("applications", " ".join(f"{app.name}-{app.version}" for app in release.applications)),
     ]

@@ -8,6 +8,7 @@ import typer
 
 from beamfleet_server.cli.building import (
     BuildOptions,
+    DataSchema,
     Distributed,
     Distribution,
     Hardware,
@@ -51,6 +52,7 @@ def push(
     probe_http: ProbeHttp = None,
     probe_command: ProbeCommand = None,
     probe_timeout_s: ProbeTimeout = 5,
+    data_schema: DataSchema = None,
     output: Printed = Format.TABLE,
 ) -> None:
     """Bring a release to devices: build, sign, roll out.
@@ -63,7 +65,9 @@ def push(
     chosen = check_selector(labels, everyone)
     timeout_s = parse_duration(timeout) if timeout else 0
     products = _products(session)
-    options = BuildOptions(product, version, hardware, distribution, probe_http, probe_command, probe_timeout_s)
+    options = BuildOptions(
+        product, version, hardware, distribution, probe_http, probe_command, probe_timeout_s, data_schema
+    )
     with tempfile.TemporaryDirectory(prefix="beamfleet-") as scratch:
         bundle = _open(session, source, options, Path(scratch))
         manifest = bundle.manifest
