@@ -13,7 +13,7 @@ from beamfleet_agent.errors import AgentError
 
 FIELDS = (
     "format", "slot", "previous", "phase", "attempt", "boots", "power_losses", "starts",
-    "stopped", "cause", "detail", "failed", "last_request", "result", "boot_id",
+    "stopped", "cause", "detail", "failed", "due", "last_request", "result", "boot_id",
 )  # fmt: skip
 NUMBERS = frozenset({"attempt", "boots", "power_losses", "starts", "last_request"})
 PHASES = frozenset({"none", "trial", "committed", "reverted", "fallback"})
@@ -39,6 +39,7 @@ class BootState:
     cause: str
     detail: str
     failed: str
+    due: str
     last_request: int
     result: str
     boot_id: str
@@ -108,7 +109,7 @@ class Boot:
 
     def started(self, starts: int) -> bool:
         """Whether VM start number `starts` has run its boot script to the end."""
-        return os.path.exists(f"{self._run}/started.{starts}")
+        return os.path.exists(f"{self._run}/app/started.{starts}")
 
     def request(self, line: str) -> int:
         """File one request durably and ring; its sequence number. Raises AgentError `boot.request` when it cannot."""

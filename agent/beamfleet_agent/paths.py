@@ -45,7 +45,7 @@ class Paths:
         self.agent_pid = f"{self.run}/agent.pid"
         self.agent_sock = f"{self.run}/agent.sock"
         self.doorbell = f"{self.run_app}/doorbell"
-        self.link_sock = f"{self.run_app}/link.sock"
+        self.link_sock = f"{self.run_app}/app/link.sock"
 
     def slot(self, slot_id: str) -> str:
         """The directory of a slot."""

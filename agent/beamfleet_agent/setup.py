@@ -37,12 +37,14 @@ WORDS: dict[str, tuple[type, Any]] = {
     "trial_deadline_s": (int, 0),
     "health_interval_s": (int, 60),
     "poll_interval_s": (int, 900),
+    "watchdog": (str, ""),
     "python": (str, sys.executable),
 }
 """What `setup` takes, with types and defaults; None: must be given."""
 IN_TOML = ("device", "app", "hardware", "trial_s", "health_interval_s", "poll_interval_s", "single_user",
            "allow_unsafe_filesystem")  # fmt: skip
-DEVICE_FILES = {"launcher": 0o755, "start": 0o755, "beamfleet_link.beam": 0o644}
+SCRIPTS = ("launcher", "state", "rules", "vm", "start", "strangers", "hooks", "errand", "watchdog")
+DEVICE_FILES = dict.fromkeys(SCRIPTS, 0o755) | {"beamfleet_link.beam": 0o644}
 AGENT_USER, APP_USER = "beamfleet", "beamfleet-app"
 START_MARGIN_S = 10
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -65,7 +67,7 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
     _directories(paths)
     durable.replace(Path(paths.ca), given["ca_pem"].encode(), 0o644)
     durable.replace(Path(paths.trust_root), root_json, 0o644)
-    durable.replace(Path(paths.launcher_conf), _launcher_conf(deadline_s, owners[1]).encode(), 0o644)
+    durable.replace(Path(paths.launcher_conf), _launcher_conf(deadline_s, owners, given).encode(), 0o644)
     if given["env"] or not Path(paths.app_env).exists():
         durable.replace(Path(paths.app_env), _environment(given["env"]).encode(), 0o640)
     enrolled = Path(paths.cert).exists()
@@ -156,6 +158,7 @@ def _directories(paths: Paths) -> None:
         paths.etc: 0o755, f"{paths.etc}/app.d": 0o750, paths.lib: 0o755, paths.var: 0o755, paths.identity: 0o700,
         paths.trust: 0o700, paths.app_dir: 0o755, paths.slots: 0o755, paths.staging: 0o700, paths.boot: 0o755,
         paths.requests: 0o700, paths.data: 0o700, paths.dump: 0o700, paths.run: 0o755, paths.run_app: 0o755,
+        f"{paths.lib}/hooks.d": 0o755,
     }  # fmt: skip
     try:
         for path, mode in modes.items():
@@ -171,21 +174,30 @@ def _own(paths: Paths, owners: tuple[pwd.struct_passwd | None, pwd.struct_passwd
     agent, app = owners
     if agent is None or app is None:
         return
-    for path in (paths.var, paths.identity, paths.trust, paths.slots, paths.staging, paths.requests, paths.run):
+    for path in (paths.var, paths.run):  # it makes files of its own there, and touches nobody else's
+        os.chown(path, 0, agent.pw_gid)
+        os.chmod(path, 0o1775)
+    for path in (paths.identity, paths.trust, paths.slots, paths.staging, paths.requests):
         os.chown(path, agent.pw_uid, agent.pw_gid)
     if os.path.exists(paths.token):
         os.chown(paths.token, agent.pw_uid, agent.pw_gid)
-    for path in (paths.data, paths.dump, paths.run_app):
+    for path in (paths.data, paths.dump):
         os.chown(path, app.pw_uid, app.pw_gid)
     for path in (paths.app_env, f"{paths.etc}/app.d"):
         os.chown(path, 0, app.pw_gid)
 
 
-def _launcher_conf(deadline_s: int, app: pwd.struct_passwd | None) -> str:
+def _launcher_conf(deadline_s: int, owners: tuple[pwd.struct_passwd | None, ...], given: dict[str, Any]) -> str:
+    agent, app = owners
     lines = {
         "trial_deadline_s": deadline_s,
         "max_trial_boots": 3,
         "app_user": app.pw_name if app else "",
+        "agent_group": agent.pw_name if agent else "",
+        "app_max_processes": 4096 if app else 0,
+        "watchdog": given["watchdog"],
+        "watchdog_no_vm_s": 600,
+        "hook_timeout_s": 60,
         "respawned": "yes",
         "heart_beat_timeout_s": 11,
         "log_max_bytes": 1 << 20,

@@ -70,7 +70,7 @@ class Scene:
         if point == "trial":
             return swapped
         newest = int(state.get("starts") or 0)
-        run = self._device.root / "var/run/beamfleet/main"
+        run = self._device.root / "var/run/beamfleet/main/app"
         return newest > self._starts and (run / f"started.{newest}").exists()
 
 

@@ -36,14 +36,14 @@ def test_a_trial_becomes_permanent_when_it_is_confirmed(bench: LauncherDevice) -
     assert bench.outcome(f"confirm {OLD} 1") == "ok"
     assert bench.boot.state().phase == "committed"
     assert bench.boot.state().starts == state.starts, "a commit restarts nothing"
-    assert not list((bench.app / "requests").iterdir())
+    wait_for("the answered request to be deleted", lambda: not list((bench.app / "requests").iterdir()))
 
 
 def test_the_running_release_tells_its_applications_without_distribution(bench: LauncherDevice) -> None:
     starts = bench.install().starts
     directory = os.open(bench.run, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as link:
-        link.connect(f"/proc/self/fd/{directory}/link.sock")
+        link.connect(f"/proc/self/fd/{directory}/app/link.sock")
         answer = json.loads(link.makefile().read())
     os.close(directory)
     assert answer["boot"] == starts
