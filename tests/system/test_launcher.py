@@ -36,7 +36,7 @@ def test_a_trial_becomes_permanent_when_it_is_confirmed(bench: LauncherDevice) -
     assert bench.outcome(f"confirm {OLD} 1") == "ok"
     assert bench.boot.state().phase == "committed"
     assert bench.boot.state().starts == state.starts, "a commit restarts nothing"
-    wait_for("the answered request to be deleted", lambda: not list((bench.app / "requests").iterdir()))
+    wait_for("the answered request to be deleted", lambda: not list((bench.app / "requests").iterdir()), deadline_s=10)
 
 
 def test_the_running_release_tells_its_applications_without_distribution(bench: LauncherDevice) -> None:
