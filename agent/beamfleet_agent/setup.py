@@ -176,7 +176,7 @@ def _own(paths: Paths, owners: tuple[pwd.struct_passwd | None, pwd.struct_passwd
         return
     for path in (paths.var, paths.run):  # it makes files of its own there, and touches nobody else's
         os.chown(path, 0, agent.pw_gid)
-        os.chmod(path, 0o1775)
+        os.chmod(path, 0o1775)  # noqa: S103 - sticky
     for path in (paths.identity, paths.trust, paths.slots, paths.staging, paths.requests):
         os.chown(path, agent.pw_uid, agent.pw_gid)
     if os.path.exists(paths.token):

@@ -1,4 +1,4 @@
-"""The launcher under BusyBox ash, with BusyBox's tools: all it may use of others are flock and setpriv of util-linux."""
+"""The launcher under BusyBox ash with BusyBox's tools, and of others only flock and setpriv of util-linux."""
 
 import os
 import shutil
