@@ -214,3 +214,40 @@ def test_a_signal_to_the_whole_group_is_a_clean_stop(bench: LauncherDevice, numb
     wait_for("the launcher to end", lambda: bench.launcher_pid() is None, deadline_s=20)
     bench.until_gone()
     assert bench.boot.state().boot_id == "", "it says that it was stopped, not cut off"
+
+
+def test_a_killed_keeper_costs_the_vm_and_nothing_else(bench: LauncherDevice) -> None:
+    before = bench.install().starts
+    first = bench.vm()
+    os.kill(int((bench.run / "keeper.pid").read_text()), signal.SIGKILL)
+    state = bench.runs(OLD, after=before)
+    assert (state.cause, state.detail) == ("crash", "nobody told how it ended")
+    assert first not in bench.ours()
+
+
+def test_a_confirm_before_the_new_vm_is_there_commits_nothing(bench: LauncherDevice) -> None:
+    bench.install()
+    bench.kill()
+    bench.boot.request(f"swap {NEW} 1")
+    number = bench.boot.request(f"confirm {NEW} 1")
+    bench.start()
+    state = bench.until("both to be answered", lambda s: s.last_request == number)
+    assert (state.phase, state.result) == ("trial", "refused:not_started")
+
+
+def test_what_the_release_prints_is_kept_to_a_bound(bench: LauncherDevice) -> None:
+    bench.install()
+    bench.stop()
+    with (bench.root / "etc/beamfleet/launcher.conf").open("a") as conf:
+        conf.write("log_max_bytes=100000\n")
+    before = bench.boot.state().starts
+    release_slots.lay(bench.slot(OLD), bench.slot("c" * 32), arguments=("-eval", "spam(), halt(3)."))
+    noisy = "F=fun(0,_)->ok;(N,F)->io:put_chars(lists:duplicate(1000,$x)),F(N-1,F) end,F(2000,F)."
+    launch = bench.slot("c" * 32) / ".beamfleet/launch"
+    launch.write_text(launch.read_text().replace("spam(), halt(3).", noisy))
+    bench.start()
+    bench.boot.request(f"swap {'c' * 32} 1")
+    bench.runs("c" * 32, after=before)
+    wait_for("the log to be turned over", (bench.run / "vm.log.1").exists, deadline_s=20)
+    sizes = [path.stat().st_size for path in (bench.run / "vm.log", bench.run / "vm.log.1")]
+    assert sum(sizes) <= 2 * (100_000 + 65_536)
