@@ -128,6 +128,18 @@ class LauncherDevice(Device):
                 found.append(int(entry.name))
         return found
 
+    def inside(self, program: str = "") -> list[int]:
+        """Every process that works in the application's directory: launcher, its children, VM; or those of a program."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                here, name = (entry / "cwd").readlink(), (entry / "comm").read_text().strip()
+            except OSError:
+                continue
+            if here.is_relative_to(self.app) and program in ("", name):
+                found.append(int(entry.name))
+        return found
+
     def order(self, expressions: str) -> None:
         """Have the running VM evaluate Erlang expressions, each with its full stop."""
         made = self.app / "data/order.new"

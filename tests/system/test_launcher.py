@@ -124,6 +124,7 @@ def test_a_killed_vm_is_a_crash_and_a_frozen_one_a_hang(bench: LauncherDevice) -
     os.kill(bench.vm(), signal.SIGKILL)
     state = bench.runs(OLD, after=before)
     assert (state.cause, state.phase) == ("crash", "committed")
+    assert len(bench.inside("dd")) == 1, "the log of the first has ended with it"
     os.kill(bench.vm(), signal.SIGSTOP)
     state = bench.runs(OLD, after=state.starts, deadline_s=40)
     assert (state.cause, state.phase) == ("hang", "committed")

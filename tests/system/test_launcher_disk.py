@@ -117,7 +117,10 @@ def test_a_trial_whose_start_cannot_be_counted_counts_as_failed_and_may_be_tried
     os.kill(first, signal.SIGKILL)
     wait_for(
         "the old release",
-        lambda: (pid := bench.vm_pid()) not in (None, first) and f"/slots/{OLD}/" in os.readlink(f"/proc/{pid}/exe"),
+        lambda: (
+            (pid := bench.vm_pid()) not in (None, first)
+            and f"/slots/{OLD}/" in str(Path(f"/proc/{pid}/exe").readlink())
+        ),
         deadline_s=30,
     )
     bench.remount("rw")
@@ -135,7 +138,10 @@ def test_a_trial_ends_at_its_deadline_although_nothing_can_be_written(bench: Dis
     bench.remount("ro")
     wait_for(
         "the old release",
-        lambda: (pid := bench.vm_pid()) not in (None, first) and f"/slots/{OLD}/" in os.readlink(f"/proc/{pid}/exe"),
+        lambda: (
+            (pid := bench.vm_pid()) not in (None, first)
+            and f"/slots/{OLD}/" in str(Path(f"/proc/{pid}/exe").readlink())
+        ),
         deadline_s=60,
     )
     bench.remount("rw")
