@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tests.support.fleet import FleetError, T, wait_for
 
+DISK_MIB = 192
 NSPAWN_PLACE = Path("/run/systemd/nspawn")
 _TOOLS = {
     "systemd-nspawn": "systemd-container", "unshare": "util-linux", "nsenter": "util-linux", "mkfs.ext4": "e2fsprogs",
@@ -67,16 +68,23 @@ def missing() -> str:
 
 
 class Machine:
-    """One container. `name` is its host name; `disk` the directory inside that is an ext4 of `disk_mib` MiB."""
+    """One container. `disk` is the directory inside that is an ext4 of DISK_MIB.
 
-    def __init__(self, base: Path, room: Path, name: str, disk: str, disk_mib: int = 192) -> None:
+    With `like`, the room of a machine of the same base that is off, it begins as that one ended.
+    """
+
+    def __init__(self, base: Path, room: Path, name: str, disk: str, like: Path | None = None) -> None:
         self.name = name
         self._room, self._base, self._disk = room, base, disk
-        for part in ("upper", "work", "root", "mounted"):
+        for part in ("work", "root", "mounted"):
             (room / part).mkdir(parents=True)
-        with (room / "disk").open("wb") as image:
-            image.truncate(disk_mib << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(room / "disk")], check=True, stdin=subprocess.DEVNULL)
+        if like:
+            subprocess.run(["cp", "-a", "--sparse=always", like / "upper", like / "disk", room], check=True)
+        else:
+            (room / "upper").mkdir()
+            with (room / "disk").open("wb") as image:
+                image.truncate(DISK_MIB << 20)
+            subprocess.run(["mkfs.ext4", "-q", "-m", "0", room / "disk"], check=True, stdin=subprocess.DEVNULL)
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
         self._stack = contextlib.ExitStack()

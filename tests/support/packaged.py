@@ -68,12 +68,20 @@ class Workshop:
 
 
 class PackagedDevice:
-    """A flashed machine. `settings` go to launcher.conf over what `setup` writes there, `words` to `setup`."""
+    """A machine to be flashed, or one that begins as the device in the room `like`, which is off, ended.
+
+    `settings` go to launcher.conf over what `setup` writes there, `words` to `setup`.
+    """
 
     def __init__(
-        self, workshop: Workshop, room: Path, settings: Mapping[str, str | int] | None = None, **words: Any
+        self,
+        workshop: Workshop,
+        room: Path,
+        settings: Mapping[str, str | int] | None = None,
+        like: Path | None = None,
+        **words: Any,
     ) -> None:
-        self.machine = Machine(workshop.base, room, "gw-1", VAR)
+        self.machine = Machine(workshop.base, room, "gw-1", VAR, like)
         self._words = workshop.words(**words)
         self._settings = dict(settings or {})
 

@@ -1,0 +1,212 @@
+"""Packaged devices with real systemd and real users: cold boots, units killed in each state, reboots in mid-trial."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.boot.conftest import Releases
+from tests.support.packaged import AGENT, APP, LAUNCHER, RUN, VAR, PackagedDevice
+
+pytestmark = [pytest.mark.suite(name="boot"), pytest.mark.timeout(180)]
+
+
+def overlaps(device: PackagedDevice) -> list[list[str]]:
+    """What the example logged when it found a second VM at work."""
+    return [line for line in device.intervals() if line[0] == "overlap"]
+
+
+def settled(device: PackagedDevice, version: str, phase: str) -> dict[str, str]:
+    """The state once the device runs `version` and its trial, if there was one, has ended in `phase`."""
+    state = device.until_state(f"the phase {phase}", lambda state: state.get("phase") == phase, deadline_s=90)
+    device.until_answers(version)
+    assert overlaps(device) == []
+    device.machine.until("launcher and agent", lambda: device.main_pid(LAUNCHER) and device.main_pid(AGENT))
+    return state
+
+
+def until_staging(device: PackagedDevice) -> None:
+    """Until the worker writes a slot."""
+    staging = device.machine.path(f"{APP}/staging")
+    device.machine.until("the worker to write a slot", lambda: any(staging.iterdir()))
+
+
+def until_trial(device: PackagedDevice) -> dict[str, str]:
+    """Until the new release is on trial and a VM runs it."""
+    return device.until_state("a trial", lambda state: state["phase"] == "trial" and device.vm_pid() is not None)
+
+
+# --- cold boots
+
+
+def test_a_device_that_was_not_laid_down_starts_nothing(fresh: Callable[[], PackagedDevice]) -> None:
+    device = fresh()
+    device.machine.boot()
+    for unit in (LAUNCHER, AGENT):
+        assert device.systemctl("show", "-P", "ActiveState", unit) == "inactive"
+        assert device.systemctl("is-enabled", unit) == "enabled"
+    assert device.systemctl("list-units", "--failed", "--no-legend") == ""
+
+
+def test_a_cold_boot_ends_in_the_committed_release(device: PackagedDevice) -> None:
+    assert settled(device, "1.0.0", "committed")["power_losses"] == "0"
+    device.machine.cut()
+    device.machine.boot()
+    state = settled(device, "1.0.0", "committed")
+    assert (state["cause"], state["power_losses"]) == ("power", "1")
+
+
+# --- users and scores
+
+
+def parts(device: PackagedDevice) -> dict[str, int]:
+    """The pids of launcher, agent and VM."""
+    return {
+        "launcher": device.main_pid(LAUNCHER),
+        "agent": device.main_pid(AGENT),
+        "vm": device.vm_pid() or 0,
+    }
+
+
+def test_each_part_runs_as_its_own_user(standing: PackagedDevice) -> None:
+    pids = parts(standing)
+    shown = standing.machine.run("ps", "-o", "pid=,user:32=", "-p", ",".join(map(str, pids.values()))).stdout
+    users = {int(line.split()[0]): line.split()[1] for line in shown.splitlines()}
+    assert {name: users[pid] for name, pid in pids.items()} == {
+        "launcher": "root", "agent": "beamfleet", "vm": "beamfleet-app"
+    }  # fmt: skip
+
+
+def test_memory_runs_out_for_the_release_first(standing: PackagedDevice) -> None:
+    if standing.machine.run("sh", "-c", "echo -1 >/proc/self/oom_score_adj", ok=(0, 1, 2)).returncode != 0:
+        pytest.skip("containers here have no CAP_SYS_RESOURCE: nobody in them can lower a score")
+    scores = {
+        name: int(standing.machine.path(f"/proc/{pid}/oom_score_adj").read_text())
+        for name, pid in parts(standing).items()
+    }
+    assert scores == {"launcher": -900, "agent": -500, "vm": 0}
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        f"ls {VAR}/identity",
+        f"ls {VAR}/trust",
+        f"cat {VAR}/journal",
+        f"touch {APP}/requests/9",
+        f"touch {APP}/boot/state",
+        f"touch {APP}/current/x",
+        f"mv {APP} {VAR}/gone",
+        f"mv {RUN}/main {RUN}/gone",
+        f"sh -c 'echo >{RUN}/main/doorbell'",
+        "kill -TERM AGENT",
+        "kill -TERM LAUNCHER",
+        "beamfleet-agent rollback",
+    ],
+)
+def test_the_release_may_not(attempt: str, standing: PackagedDevice) -> None:
+    refused_to(standing, "beamfleet-app", attempt)
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        f"ls {APP}/data",
+        f"touch {APP}/boot/state",
+        f"ln -sfn x {APP}/current",
+        f"mv {VAR}/apps {VAR}/gone",
+        f"mv {RUN}/main {RUN}/gone",
+        "touch /usr/lib/beamfleet/launcher",
+        "touch /etc/beamfleet/launcher.conf",
+        "kill -TERM LAUNCHER",
+        "kill -TERM VM",
+    ],
+)
+def test_the_agent_may_not(attempt: str, standing: PackagedDevice) -> None:
+    refused_to(standing, "beamfleet", attempt)
+
+
+def refused_to(device: PackagedDevice, user: str, attempt: str) -> None:
+    """Try it as that user: it must fail, and everything must be as it was."""
+    before = (device.main_pid(AGENT), device.main_pid(LAUNCHER), device.vm_pid())
+    for name, pid in zip(("AGENT", "LAUNCHER", "VM"), before, strict=True):
+        attempt = attempt.replace(name, str(pid))
+    tried = device.machine.run("sh", "-c", attempt, user=user, ok=tuple(range(1, 128)))
+    assert tried.stdout == "" or "beamfleet-agent" in attempt
+    assert (device.main_pid(AGENT), device.main_pid(LAUNCHER), device.vm_pid()) == before
+
+
+# --- units killed in each state
+
+
+@pytest.mark.parametrize("signal_name", ["KILL", "TERM"])
+@pytest.mark.parametrize("unit", [LAUNCHER, AGENT])
+@pytest.mark.parametrize("when", ["idle", "staging", "trial"])
+def test_a_unit_may_be_killed_at_any_time(
+    when: str, unit: str, signal_name: str, device: PackagedDevice, releases: Releases
+) -> None:
+    if when != "idle":
+        device.begin_install(releases.new)
+        (until_staging if when == "staging" else until_trial)(device)
+    before = device.main_pid(unit)
+    device.systemctl("kill", "-s", signal_name, unit)
+    device.machine.until(f"another {unit}", lambda: device.main_pid(unit) not in (0, before))
+    if (when, unit) == ("staging", AGENT):  # whoever asked for it has heard that the agent went away
+        settled(device, "1.0.0", "committed")
+        device.install(releases.new)
+    settled(device, "1.0.0" if when == "idle" else "1.1.0", "committed")
+
+
+def test_launcher_agent_and_heart_killed_at_once_come_back(device: PackagedDevice) -> None:
+    before = (device.main_pid(LAUNCHER), device.main_pid(AGENT), device.heart_pid())
+    assert all(before)
+    device.machine.run("kill", "-s", "KILL", *map(str, before))
+    device.machine.until("another launcher", lambda: device.main_pid(LAUNCHER) not in (0, before[0]))
+    device.machine.until("another agent", lambda: device.main_pid(AGENT) not in (0, before[1]))
+    device.machine.until("another heart", lambda: device.heart_pid() not in (None, before[2]))
+    settled(device, "1.0.0", "committed")
+
+
+# --- trials
+
+
+@pytest.mark.parametrize("how", ["reboot", "cut"])
+def test_a_good_release_survives_a_boot_in_its_trial(how: str, device: PackagedDevice, releases: Releases) -> None:
+    device.begin_install(releases.new)
+    until_trial(device)
+    if how == "reboot":
+        device.machine.reboot()
+    else:
+        device.machine.cut()
+        device.machine.boot()
+    state = settled(device, "1.1.0", "committed")
+    assert state["cause"] == ("operator" if how == "reboot" else "power")
+    assert state["power_losses"] == ("0" if how == "reboot" else "1")
+    assert device.agent("status")["update"]["phase"] == "committed"
+
+
+@pytest.mark.parametrize("how", ["reboot", "cut"])
+def test_a_dying_release_reverts_whatever_boots_come_between(
+    how: str, device: PackagedDevice, releases: Releases
+) -> None:
+    device.begin_install(releases.dying)
+    until_trial(device)
+    if how == "reboot":
+        device.machine.reboot()
+    else:
+        device.machine.cut()
+        device.machine.boot()
+    state = settled(device, "1.0.0", "reverted")
+    assert state["failed"].startswith(f"{releases.dying.slot}:1:")
+
+
+def test_without_its_agent_a_good_release_reverts_unconfirmed(device: PackagedDevice, releases: Releases) -> None:
+    device.machine.run("sed", "-i", "s/^trial_deadline_s=.*/trial_deadline_s=12/", "/etc/beamfleet/launcher.conf")
+    device.systemctl("restart", LAUNCHER)
+    device.until_answers("1.0.0")
+    device.begin_install(releases.new)
+    until_trial(device)
+    device.systemctl("stop", AGENT)
+    state = device.until_state("a revert", lambda state: state["phase"] == "reverted")
+    assert state["failed"] == f"{releases.new.slot}:1:unconfirmed"
+    device.until_answers("1.0.0")
+    assert overlaps(device) == []
