@@ -24,15 +24,16 @@ from beamfleet_agent.boot import Boot, BootState
 from beamfleet_agent.child import Child
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.health import Host, Sample
+from beamfleet_agent.hooks import Answer, Hooks
 from beamfleet_agent.journal import Journal, Ledger, release_from
 from beamfleet_agent.log import Log
 from beamfleet_agent.loop import Loop
 from beamfleet_agent.monitor import Monitor
 from beamfleet_agent.paths import Paths
-from beamfleet_agent.reports import Reports, update_of
+from beamfleet_agent.reports import Reports, clean, update_of
 from beamfleet_agent.settings import Settings
-from beamfleet_agent.update import known, step
-from beamfleet_agent.update_state import FINAL, PENDING, SWAPPED, Ground, State
+from beamfleet_agent.update import lower_schema, step
+from beamfleet_agent.update_state import FINAL, PENDING, SWAPPED, Ground, State, known
 from beamfleet_agent.uplink import Uplink
 
 BOOT_POLL_S = 0.5
@@ -62,6 +63,7 @@ class Agent:
             loop, paths, self._boot, settings.health_interval_s, settings.trial_s,
             self._request, self._sampled, lambda *seen: self.apply(moves.Observed(*seen)), self._proven,
         )  # fmt: skip
+        self._hooks = Hooks(loop, paths, self._request, self._hooked)
         self._uplink = None
         if settings.server is not None and not offline:
             self._uplink = Uplink(
@@ -82,6 +84,7 @@ class Agent:
         self._watch = self._boot.watch()
         self._log.info("agent started", version=__version__, boot=self._reports.ledger.boot, slot=self.boot_state.slot)
         self._tell_restart()
+        self._tell_hooks()
         slots = frozenset(name for name in os.listdir(self._paths.slots) if len(name) == 32)
         self.apply(moves.Started(ground_of(self.boot_state), slots))
         if not self.state.job and os.path.isdir(self._paths.staging) and os.listdir(self._paths.staging):
@@ -121,10 +124,10 @@ class Agent:
         self.state = state
         if state.update.phase != "trial":
             self._monitor.unwatch()
-        if state.update.phase in SWAPPED and not self._loop.pending("agent.boot"):
-            self._loop.after("agent.boot", BOOT_POLL_S, self._poll_boot)
         for action in actions:
             self._act(action)
+        if self._owed and not self._loop.pending("agent.boot"):
+            self._loop.after("agent.boot", BOOT_POLL_S, self._poll_boot)
         self._report()
 
     def _again(self) -> None:
@@ -156,6 +159,8 @@ class Agent:
             case moves.Proceed():
                 if self._child is not None:
                     self._child.tell({"proceed": True})
+            case moves.Hook(point, slot, attempt):
+                self._hooks.ask(point, slot, attempt)
             case moves.Cancel():
                 self._cancel()
             case moves.Request(line):
@@ -179,13 +184,16 @@ class Agent:
             raise AgentError("update.busy", "an update is on trial now", "wait until it is committed or reverted")
         self.apply(moves.Install(path))
 
-    def rollback(self) -> None:
-        """Go back to the previous release. Error: `update.no_previous`."""
+    def rollback(self, forced: bool = False) -> None:
+        """Go back to the previous release. Errors: `update.no_previous`, `update.busy`, `update.lower_schema`."""
         if not self.boot_state.previous:
             raise AgentError("update.no_previous", "there is no previous release to go back to", "install one")
         if self.state.update.phase == "swapping":
             raise AgentError("update.busy", "a swap is under way", "wait for its trial")
-        self.apply(moves.Rollback())
+        if not forced and self.state.update.phase != "trial" and (lower := lower_schema(self.state)):
+            hint = "it may not understand the data: see that it does, then `beamfleet-agent rollback --force`"
+            raise AgentError("update.lower_schema", lower, hint)
+        self.apply(moves.Rollback(forced))
 
     def commit(self) -> None:
         """End the trial in favour of the new release. Error: `update.no_trial`."""
@@ -237,6 +245,8 @@ class Agent:
 
     def _look(self) -> None:
         """boot/ has changed, or may have."""
+        self._hooks.look()
+        self._tell_hooks()
         state = self._boot.state()
         if state == self.boot_state:
             return
@@ -251,9 +261,27 @@ class Agent:
 
     def _poll_boot(self) -> None:
         """Directory notification may be missing on this kernel: look, but only while an update runs."""
-        if self.state.update.phase in SWAPPED:
+        if self._owed:
             self._loop.after("agent.boot", BOOT_POLL_S, self._poll_boot)
         self._look()
+
+    @property
+    def _owed(self) -> bool:
+        """Whether the launcher has something to say about an update."""
+        return self.state.update.phase in SWAPPED or self._hooks.waiting
+
+    def _hooked(self, point: str, answer: Answer) -> None:
+        output = clean(answer.output, 768).strip()
+        self._log.info("hooks", point=point, status=answer.status, name=clean(answer.name, 64), output=output)
+        self.apply(moves.Hooked(point, answer.slot, answer.attempt, answer.status, clean(answer.name, 64), output))
+
+    def _tell_hooks(self) -> None:
+        if news := self._hooks.news():
+            for point, answer in news:
+                self._reports.hook(point, answer)
+            self._save_ledger()
+            if self._uplink is not None:
+                self._uplink.flush()
 
     def _tell_restart(self) -> None:
         boot, ledger = self.boot_state, self._reports.ledger
@@ -309,6 +337,7 @@ class Agent:
 
     def _cancel(self) -> None:
         self._loop.cancel("agent.retry")
+        self._hooks.forget()
         if self._child is not None:
             self._child.kill()
             self._child = None
@@ -344,6 +373,8 @@ class Agent:
         else:
             unwell = health.finding(sample, boot.starts, known(self.state, boot.slot))
             self._verdict = "failing" if unwell else "healthy"
+            if sample is None:
+                self._boot.ring()  # a launcher that missed the end of its VM looks again
         self._reports.health(self._verdict, sample, host, boot.starts, 2 * self._settings.health_interval_s)
         if self._uplink is not None:
             self._uplink.tend()

@@ -84,7 +84,9 @@ def parser() -> "argparse.ArgumentParser":
     install = command("install", "Install a release from a .bundle file.", "install gateway-1.1.0.bundle")
     install.add_argument("file", help="the .bundle file; its signatures are verified")
     command("commit", "End the trial of the new release in its favour, now.", "commit")
-    command("rollback", "Go back to the previous release; during a trial, end it against the new one.", "rollback")
+    text = "Go back to the previous release; during a trial, end it against the new one."
+    back = command("rollback", text, "rollback")
+    back.add_argument("--force", action="store_true", help="even to a release with a lower data_schema")
     command("stop", "Stop the release; it stays stopped, over reboots as well.", "stop")
     command("start", "Start the release that was stopped.", "start")
     command("diagnose", "Print everything that helps to see why.", "diagnose -o json >facts.json")
@@ -115,7 +117,7 @@ def do(asked: "argparse.Namespace") -> int:
         "status": lambda: commands.status(root, as_json),
         "install": lambda: commands.install(root, os.path.abspath(asked.file), as_json),
         "commit": lambda: commands.commit(root, as_json),
-        "rollback": lambda: commands.rollback(root, as_json),
+        "rollback": lambda: commands.rollback(root, asked.force, as_json),
         "stop": lambda: commands.stop_or_start(root, "stop", as_json),
         "start": lambda: commands.stop_or_start(root, "start", as_json),
         "diagnose": lambda: commands.diagnose(root, as_json),

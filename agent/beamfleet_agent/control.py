@@ -1,6 +1,6 @@
 """Owns the agent's Unix socket for `beamfleet-agent` on the same machine: JSON lines, one question a connection.
 
-    -> {"do": "status" | "install" | "rollback" | "commit" | "stop" | "start" | "enrol", "path": ...}
+    -> {"do": "status" | "install" | "rollback" | "commit" | "stop" | "start" | "enrol", "path": ..., "force": ...}
     <- {"progress": STATUS} ... then {"result": STATUS} or {"error": {"code", "message", "hint"}}
 
 Only root and the agent's own user may connect. Asks the agent; decides nothing.
@@ -87,7 +87,7 @@ class Control:
     def _answer(self, connection: socket.socket, question: bytes) -> None:
         try:
             said = json.loads(question)
-            done = self._do(str(said["do"]), str(said.get("path", "")))
+            done = self._do(str(said["do"]), str(said.get("path", "")), said.get("force") is True)
         except AgentError as error:
             self._log.info("control", refused=error.code)
             self._finish(connection, {"error": {"code": error.code, "message": error.message, "hint": error.hint}})
@@ -98,7 +98,7 @@ class Control:
             self._waiting[connection] = done
             self._changed(self._agent.status())
 
-    def _do(self, verb: str, path: str) -> Done:
+    def _do(self, verb: str, path: str, forced: bool) -> Done:
         """Ask the agent; when is it done?"""
         agent = self._agent
         self._log.info("control", verb=verb, path=path)
@@ -108,7 +108,7 @@ class Control:
             case "install":
                 agent.install(path)
             case "rollback":
-                agent.rollback()
+                agent.rollback(forced)
             case "commit":
                 agent.commit()
             case "stop" | "start":

@@ -18,7 +18,7 @@ from beamfleet_agent.errors import AgentError
 from beamfleet_agent.journal import Journal
 from beamfleet_agent.paths import Paths
 from beamfleet_agent.reports import update_of
-from beamfleet_agent.update import known
+from beamfleet_agent.update_state import known
 
 LAUNCHER_S = 15.0
 LOG_TAIL = 4096
@@ -42,9 +42,9 @@ def install(root: str, file: str, as_json: bool) -> int:
     return _outcome(ended, ended["update"]["phase"] == "committed", as_json)
 
 
-def rollback(root: str, as_json: bool) -> int:
+def rollback(root: str, forced: bool, as_json: bool) -> int:
     """Go back; 0 if the previous release was committed, or the trial ended against the new one."""
-    ended = _update(root, {"do": "rollback"}, Agent.rollback)
+    ended = _update(root, {"do": "rollback", "force": forced}, lambda agent: agent.rollback(forced))
     update = ended["update"]
     good = update["phase"] == "committed" or (update["phase"], update["reason"]) == ("reverted", "operator")
     return _outcome(ended, good, as_json)

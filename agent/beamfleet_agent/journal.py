@@ -33,6 +33,8 @@ class Ledger(NamedTuple):
     """Event payloads, oldest first."""
     dropped: int = 0
     """Events that the outbox had no room for."""
+    hooks: tuple[tuple[str, str, int, int], ...] = ()
+    """(point, slot, attempt, status) of the newest hooks of each point that were reported."""
 
 
 class Journal:
@@ -108,6 +110,7 @@ def decode(data: bytes) -> tuple[State, Ledger] | None:
             starts=int(content.get("starts", 0)),
             outbox=tuple(dict(item) for item in content.get("outbox", ())),
             dropped=int(content.get("dropped", 0)),
+            hooks=tuple((str(p), str(slot), int(n), int(status)) for p, slot, n, status in content.get("hooks", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

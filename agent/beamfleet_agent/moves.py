@@ -19,11 +19,26 @@ class Assigned(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """The assignment is authentic; the worker waits for our word. `release` None is a hold; it has only names yet."""
+    """The assignment or the bundle file is authentic; the worker waits for our word.
+
+    Of an assignment the release has only names yet, and None is a hold; a file has no sequence and no attempt.
+    """
 
     sequence: int
     attempt: int
     release: Release | None
+
+
+class Hooked(NamedTuple):
+    """The hooks of a point have ended: 0 go on, 21 later, anything else no; below 0: nobody answered."""
+
+    point: str
+    slot: str
+    attempt: int
+    status: int
+    name: str = "-"
+    """The one that decided."""
+    output: str = ""
 
 
 class Verified(NamedTuple):
@@ -86,7 +101,9 @@ class Install(NamedTuple):
 
 
 class Rollback(NamedTuple):
-    """Somebody at the device asks for the previous release."""
+    """Somebody at the device asks for the previous release; `forced`: even if its data_schema is lower."""
+
+    forced: bool = False
 
 
 class Commit(NamedTuple):
@@ -94,8 +111,8 @@ class Commit(NamedTuple):
 
 
 Event = (
-    Started | Assigned | Checked | Verified | Staged | Sound | Failed | RetryDue | BootChanged | Refused | Observed
-    | Proven | Install | Rollback | Commit
+    Started | Assigned | Checked | Hooked | Verified | Staged | Sound | Failed | RetryDue | BootChanged | Refused
+    | Observed | Proven | Install | Rollback | Commit
 )  # fmt: skip
 
 
@@ -109,12 +126,20 @@ class Proceed(NamedTuple):
     """Let the waiting worker fetch."""
 
 
+class Hook(NamedTuple):
+    """Have the launcher run the hooks of this point; Hooked comes back, at once where there are none."""
+
+    point: str
+    slot: str
+    attempt: int
+
+
 class Cancel(NamedTuple):
-    """End the worker."""
+    """End the worker; want no answer of hooks any more."""
 
 
 class Stage(NamedTuple):
-    """Start the worker on this bundle file; `attempt` is ours."""
+    """Start the worker on this bundle file; it reports Checked and waits."""
 
     path: str
 
@@ -152,4 +177,4 @@ class Tell(NamedTuple):
     message: str
 
 
-Action = Check | Proceed | Cancel | Stage | Verify | Request | Watch | Retry | Tell
+Action = Check | Proceed | Hook | Cancel | Stage | Verify | Request | Watch | Retry | Tell

@@ -13,10 +13,10 @@ from typing import Any
 from beamfleet_agent import __version__
 from beamfleet_agent.boot import BootState
 from beamfleet_agent.health import Host, Sample
+from beamfleet_agent.hooks import Answer
 from beamfleet_agent.inventory import Inventory
 from beamfleet_agent.journal import Ledger
-from beamfleet_agent.update import known
-from beamfleet_agent.update_state import State, Update
+from beamfleet_agent.update_state import State, Update, known
 
 OUTBOX = 64
 RESEND_FIRST_S, RESEND_CAP_S = 5.0, 600.0
@@ -64,6 +64,19 @@ class Reports:
         self.ledger = self.ledger._replace(
             outbox=kept[-OUTBOX:], dropped=self.ledger.dropped + max(0, len(kept) - OUTBOX)
         )
+
+    def hook(self, point: str, answer: Answer) -> None:
+        """What the hooks of a point came to, unless that was the last that was reported of it."""
+        came_to = (point, answer.slot, answer.attempt, answer.status)
+        if came_to in self.ledger.hooks:
+            return
+        self.ledger = self.ledger._replace(
+            hooks=(*(entry for entry in self.ledger.hooks if entry[0] != point), came_to)
+        )
+        self.event(
+            "hook", "hook" if answer.status else "", answer.output, answer.slot,
+            point=point, attempt=answer.attempt, status=answer.status, script=answer.name,
+        )  # fmt: skip
 
     def state(self, boot: BootState, state: State, inventory: Inventory) -> None:
         """The newest state; it takes the place of an older one and goes out with the next `flush`."""

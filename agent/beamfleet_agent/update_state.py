@@ -9,9 +9,12 @@ from typing import NamedTuple
 PHASES = ("idle", "downloading", "verified", "staged", "swapping", "trial", "committed", "reverted", "failed")
 PENDING = frozenset({"downloading", "verified", "staged"})
 """Before the swap: may still be given up."""
+POINTS = frozenset({"pre-download", "pre-swap"})
+"""Where the launcher runs hooks because we ask it to."""
 SWAPPED = frozenset({"swapping", "trial"})
 """The launcher has the word."""
 FINAL = frozenset({"idle", "committed", "reverted", "failed"})
+MAX_SPENT, MAX_RELEASES = 16, 4
 
 
 class Release(NamedTuple):
@@ -52,6 +55,10 @@ class Update(NamedTuple):
     """Path of the bundle file when `origin` is file."""
     reason: str = ""
     detail: str = ""
+    put_off: int = 0
+    """How often hooks asked to be run later, since the last time they did not."""
+    forced: bool = False
+    """A rollback that may go to a lower data_schema."""
 
 
 class Ground(NamedTuple):
@@ -82,9 +89,40 @@ class State(NamedTuple):
     """The highest floor of a committed release."""
     ground: Ground = Ground()
     job: str = ""
-    """What the worker does now: check, fetch, stage, verify, or nothing."""
+    """What is under way: the worker's check, fetch, stage or verify, the hooks of one of POINTS, or nothing."""
+    sound: str = ""
+    """The slot that was re-hashed for the swap that is next."""
     tries: int = 0
     refused: str = ""
     """An assignment that failed its check for good in this life of the agent."""
     salt: str = ""
     """Makes the jitter of this device its own."""
+
+
+def known(state: State, slot: str) -> Release | None:
+    """The facts of the release in this slot, if the journal has them."""
+    return next((release for release in state.releases if release.slot == slot), None)
+
+
+def remember(state: State, release: Release) -> State:
+    """Keep the facts of what runs, what is next and what was before; forget the oldest others."""
+    others = tuple(known for known in state.releases if known.slot != release.slot)
+    return state._replace(releases=(*others, release)[-MAX_RELEASES:])
+
+
+def named(update: Update, release: Release) -> Update:
+    """The update with the names of its release."""
+    return update._replace(manifest=release.manifest, product=release.product, version=release.version)
+
+
+def runs(state: State, slot: str) -> bool:
+    """Whether this slot runs, not on trial."""
+    return slot == state.ground.slot and state.ground.phase != "trial"
+
+
+def spend(state: State) -> State:
+    """Quarantine (slot, attempt) of the update; a rollback is asked for by a person, who may ask again."""
+    update = state.update
+    if not update.slot or update.origin == "rollback" or (update.slot, update.attempt) in state.spent:
+        return state
+    return state._replace(spent=(*state.spent, (update.slot, update.attempt))[-MAX_SPENT:])

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from beamfleet_agent.child import Child
+from beamfleet_agent.course import retry_after
 from beamfleet_agent.log import Log
 from beamfleet_agent.loop import Loop
 from beamfleet_agent.paths import Paths
 from beamfleet_agent.reports import RESEND_FIRST_S, Reports
 from beamfleet_agent.session import Session
 from beamfleet_agent.settings import Server, Settings
-from beamfleet_agent.update import retry_after
 
 MAX_DOCUMENT = 8_192
 FIRST_POLL_S = 60.0

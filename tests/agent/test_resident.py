@@ -265,7 +265,7 @@ def test_without_a_launcher_an_installation_stops_before_the_swap_and_says_so(
             lambda agent: agent.install(str(bundle[0])),
             lambda status: phases.append(status["update"]["phase"]),
         )
-    assert list(dict.fromkeys(phases)) == ["downloading", "verified", "swapping"]
+    assert list(dict.fromkeys(phases)) == ["downloading", "verified", "staged", "swapping"]
     assert state_of(paths) == "swapping"
     assert len(present(paths.slots)) == 1
     assert signal.getsignal(signal.SIGTERM) is not None

@@ -2,7 +2,9 @@
 
 import pytest
 from beamfleet_agent import moves
-from beamfleet_agent.update import retry_after, step
+from beamfleet_agent.course import MAX_PUT_OFF, retry_after
+from beamfleet_agent.journal import Ledger, decode, encode
+from beamfleet_agent.update import step
 from beamfleet_agent.update_state import Ground, Release, State, Update
 
 OLD = Release("a" * 64, "gateway", "1.0.0", ("kernel", "gateway"))
@@ -25,9 +27,11 @@ def kinds(actions: tuple[moves.Action, ...]) -> list[type]:
     return [type(action) for action in actions]
 
 
-ASSIGNED = (moves.Assigned("new"), moves.Checked(10, 1, NEW))
+MAY_FETCH = moves.Hooked("pre-download", NEW.slot, 1, 0)
+MAY_SWAP = moves.Hooked("pre-swap", NEW.slot, 1, 0)
+ASSIGNED = (moves.Assigned("new"), moves.Checked(10, 1, NEW), MAY_FETCH)
 STAGED = (*ASSIGNED, moves.Verified(NEW), moves.Staged(NEW))
-SWAPPING = (*STAGED, moves.Sound(OLD))
+SWAPPING = (*STAGED, moves.Sound(OLD), MAY_SWAP)
 TRIAL = (*SWAPPING, moves.BootChanged(NEW_ON_TRIAL))
 
 
@@ -35,12 +39,16 @@ def test_an_assignment_is_checked_fetched_staged_swapped_watched_and_committed()
     state, actions = through(FRESH, moves.Assigned("new"))
     assert (state.update.phase, actions) == ("idle", (moves.Check("new"),))
     state, actions = step(state, moves.Checked(10, 1, NEW))
+    assert (state.update.phase, actions) == ("downloading", (moves.Hook("pre-download", NEW.slot, 1),))
+    state, actions = step(state, MAY_FETCH)
     assert (state.update.phase, kinds(actions)) == ("downloading", [moves.Proceed])
     state, actions = step(state, moves.Verified(NEW))
     assert (state.update.phase, actions) == ("verified", ())
     state, actions = step(state, moves.Staged(NEW))
     assert (state.update.phase, actions) == ("staged", (moves.Verify(OLD.slot),))
     state, actions = step(state, moves.Sound(OLD))
+    assert (state.update.phase, actions) == ("staged", (moves.Hook("pre-swap", NEW.slot, 1),))
+    state, actions = step(state, MAY_SWAP)
     assert (state.update.phase, actions) == ("swapping", (moves.Request(f"swap {NEW.slot} 1"),))
     state, actions = step(state, moves.BootChanged(NEW_ON_TRIAL))
     assert (state.update.phase, actions) == ("trial", (moves.Watch(NEW.slot, 1, NEW),))
@@ -52,6 +60,8 @@ def test_an_assignment_is_checked_fetched_staged_swapped_watched_and_committed()
 
 def test_the_first_release_needs_no_ground_to_go_back_to() -> None:
     state, actions = through(State(), *STAGED)
+    assert (state.update.phase, actions) == ("staged", (moves.Hook("pre-swap", NEW.slot, 1),))
+    state, actions = step(state, MAY_SWAP)
     assert (state.update.phase, actions) == ("swapping", (moves.Request(f"swap {NEW.slot} 1"),))
 
 
@@ -94,11 +104,11 @@ def test_a_reverted_attempt_is_not_tried_again_but_the_next_attempt_is(cause: st
     again, actions = through(state, moves.Assigned("signed again"), moves.Checked(11, 1, NEW))
     assert (again.update, kinds(actions)) == (state.update, [moves.Cancel])
     state, actions = through(again, moves.Assigned("another attempt"), moves.Checked(12, 2, NEW))
-    assert (state.update.phase, state.update.attempt, kinds(actions)) == ("downloading", 2, [moves.Proceed])
+    assert (state.update.phase, state.update.attempt, kinds(actions)) == ("downloading", 2, [moves.Hook])
 
 
 def test_a_quarantined_release_that_is_assigned_after_another_one_fails_by_name() -> None:
-    state, actions = through(FRESH._replace(spent=((NEW.slot, 1),)), *ASSIGNED)
+    state, actions = through(FRESH._replace(spent=((NEW.slot, 1),)), *ASSIGNED[:2])
     assert (state.update.phase, state.update.reason) == ("failed", "update.quarantined")
     assert kinds(actions) == [moves.Cancel]
 
@@ -164,7 +174,7 @@ def test_garbage_in_the_middle_of_a_download_does_not_end_it() -> None:
     assert kinds(actions) == [moves.Cancel, moves.Check]
     state, actions = step(state, moves.Failed("assignment.signature", "not the director's"))
     assert actions == (moves.Tell("assignment.signature", "not the director's"), moves.Check("new"))
-    state, actions = step(state, moves.Checked(10, 1, NEW))
+    state, actions = through(state, moves.Checked(10, 1, NEW), MAY_FETCH)
     assert (state.update.phase, kinds(actions)) == ("downloading", [moves.Proceed])
     assert step(state, moves.Assigned("garbage")) == (state, ())
 
@@ -179,7 +189,7 @@ def test_a_rollback_verifies_the_previous_slot_and_swaps_to_it_on_trial() -> Non
     ground = Ground(NEW.slot, OLD.slot, "committed", 1, "update")
     state, actions = through(State(ground=ground, releases=(OLD, NEW)), moves.Rollback())
     assert actions == (moves.Verify(OLD.slot),)
-    state, actions = step(state, moves.Sound(OLD))
+    state, actions = through(state, moves.Sound(OLD), moves.Hooked("pre-swap", OLD.slot, 0, 0))
     assert actions == (moves.Request("rollback"),)
     state, actions = step(state, moves.BootChanged(Ground(OLD.slot, NEW.slot, "trial", 0, "rollback")))
     assert actions == (moves.Watch(OLD.slot, 0, OLD),)
@@ -198,6 +208,7 @@ def test_a_rollback_during_a_trial_ends_it_against_the_new_release() -> None:
 def test_an_older_failed_rollback_is_not_taken_for_the_outcome_of_this_one() -> None:
     ground = Ground(NEW.slot, OLD.slot, "committed", 1, "update", OLD.slot, 0, "crash")
     state, _ = through(State(ground=ground, releases=(OLD, NEW)), moves.Rollback(), moves.Sound(OLD))
+    state, _ = step(state, moves.Hooked("pre-swap", OLD.slot, 0, 0))
     state, _ = step(state, moves.BootChanged(ground._replace(cause="operator")))
     assert state.update.phase == "swapping"
 
@@ -216,8 +227,12 @@ def test_a_file_with_the_release_that_runs_is_done_at_once() -> None:
 
 def test_a_file_that_failed_before_gets_a_new_attempt_because_a_person_asks() -> None:
     state = FRESH._replace(spent=((NEW.slot, 3),))
-    state, _ = through(state, moves.Install("/stick/new.bundle"), moves.Staged(NEW), moves.Sound(OLD))
-    assert (state.update.phase, state.update.attempt) == ("swapping", 4)
+    state, actions = through(state, moves.Install("/stick/new.bundle"), moves.Checked(0, 0, NEW))
+    assert (state.update.version, actions) == ("1.1.0", (moves.Hook("pre-download", NEW.slot, 4),))
+    state, actions = step(state, moves.Hooked("pre-download", NEW.slot, 4, 0))
+    assert actions == (moves.Proceed(),)
+    state, actions = through(state, moves.Staged(NEW), moves.Sound(OLD))
+    assert (state.update.phase, actions) == ("staged", (moves.Hook("pre-swap", NEW.slot, 4),))
 
 
 def test_a_committed_release_that_falls_back_no_longer_counts_as_committed() -> None:
@@ -250,6 +265,113 @@ def test_a_swap_that_is_refused_because_of_another_trial_is_asked_for_again() ->
     assert actions == (moves.Verify(OLD.slot),)
 
 
+@pytest.mark.parametrize("tried", [ASSIGNED[:2], (*STAGED, moves.Sound(OLD))])
+class TestHooks:
+    """The owner's scripts before anything is fetched, and before the swap."""
+
+    def answer(self, state: State, status: int, **more: str) -> moves.Hooked:
+        return moves.Hooked(state.job, NEW.slot, 1, status, **more)
+
+    def test_any_other_end_than_go_on_or_later_fails_the_attempt_with_what_was_said(
+        self, tried: tuple[moves.Event, ...]
+    ) -> None:
+        state, _ = through(FRESH, *tried)
+        point = state.job
+        state, _ = step(state, self.answer(state, 3, name="10-full", output="no room"))
+        assert (state.update.phase, state.update.reason, state.job) == ("failed", "update.hook", "")
+        assert state.update.detail == f"the hook 10-full of {point} ended with 3: no room"
+        assert state.spent == ((NEW.slot, 1),)
+
+    def test_hooks_that_give_no_answer_fail_the_attempt(self, tried: tuple[moves.Event, ...]) -> None:
+        state, _ = through(FRESH, *tried)
+        point = state.job
+        state, _ = step(state, self.answer(state, -1))
+        assert (state.update.phase, state.update.reason) == ("failed", "update.hook")
+        assert state.update.detail == f"the hooks of {point} gave no answer"
+
+    def test_a_launcher_that_refuses_to_run_them_fails_the_attempt(self, tried: tuple[moves.Event, ...]) -> None:
+        state, _ = through(FRESH, *tried, moves.Refused("unknown_verb"))
+        assert (state.update.phase, state.update.reason) == ("failed", "update.hook")
+        assert "unknown_verb" in state.update.detail
+
+    def test_later_is_later_ever_more_rarely_and_not_for_ever_whatever_restarts(
+        self, tried: tuple[moves.Event, ...]
+    ) -> None:
+        state, _ = through(FRESH, *tried)
+        delays = []
+        while state.update.phase != "failed":
+            state, actions = step(state, self.answer(state, 21, name="window"))
+            if state.update.phase == "failed":
+                break
+            assert isinstance(actions[-1], moves.Retry)
+            delays.append(actions[-1].after_s)
+            if len(delays) == 5:
+                state = decode(encode(state, Ledger()))[0]  # type: ignore[index]
+                state, _ = step(state, moves.Started(OLD_RUNS, SLOTS))
+            else:
+                state, _ = step(state, moves.RetryDue())
+            further = moves.Sound(OLD) if state.job == "verify" else moves.Checked(10, 1, NEW)
+            state, _ = step(state, further)
+        assert len(delays) == MAX_PUT_OFF
+        assert delays[-1] > 100 * delays[0]
+        assert (state.update.reason, state.spent) == ("update.hook", ((NEW.slot, 1),))
+
+    def test_an_answer_to_another_question_is_none(self, tried: tuple[moves.Event, ...]) -> None:
+        state, _ = through(FRESH, *tried)
+        for other in (
+            self.answer(state, 0)._replace(attempt=2),
+            self.answer(state, 0)._replace(slot=OLD.slot),
+            self.answer(state, 0)._replace(point="post-swap"),
+        ):
+            assert step(state, other) == (state, ())
+        after, _ = step(state, self.answer(state, 0))
+        assert step(after, self.answer(state, 1)) == (after, ())
+
+
+def test_a_ground_that_changed_while_hooks_ran_is_looked_at_again_before_the_swap() -> None:
+    other = Release("c" * 64, "gateway", "0.9.0")
+    fallen = Ground(other.slot, OLD.slot, "fallback", 1, "fallback", OLD.slot, 1, "crash")
+    state, _ = through(FRESH, *STAGED, moves.Sound(OLD), moves.BootChanged(fallen))
+    state, actions = step(state, MAY_SWAP)
+    assert (state.update.phase, actions) == ("staged", (moves.Verify(other.slot),))
+
+
+class TestTheSchemaOfTheData:
+    """What a person who goes back is asked; the device's own reverts ask nobody."""
+
+    OLD, NEW = OLD._replace(data_schema=1), NEW._replace(data_schema=2)
+    GROUND = Ground(NEW.slot, OLD.slot, "committed", 1, "update")
+
+    def back(self, old: Release, new: Release, forced: bool) -> Update:
+        state, _ = through(State(ground=self.GROUND, releases=(new,)), moves.Rollback(forced), moves.Sound(old))
+        return state.update
+
+    @pytest.mark.parametrize("old", [OLD, OLD._replace(data_schema=-1), OLD._replace(data_schema=0)])
+    def test_a_rollback_to_a_lower_one_is_refused_unless_it_is_forced(self, old: Release) -> None:
+        update = self.back(old, self.NEW, forced=False)
+        assert (update.phase, update.reason) == ("failed", "update.lower_schema")
+        assert "the running 1.1.0 has 2" in update.detail
+        assert self.back(old, self.NEW, forced=True).phase == "staged"
+
+    @pytest.mark.parametrize(("before", "now"), [(2, 2), (3, 2), (5, -1), (-1, -1)])
+    def test_a_rollback_to_the_same_or_a_higher_one_is_not(self, before: int, now: int) -> None:
+        old, new = OLD._replace(data_schema=before), NEW._replace(data_schema=now)
+        assert self.back(old, new, forced=False).phase == "staged"
+
+    def test_a_refused_rollback_spends_nothing_and_may_be_forced_next(self) -> None:
+        state, _ = through(State(ground=self.GROUND, releases=(self.NEW,)), moves.Rollback(), moves.Sound(self.OLD))
+        assert state.spent == ()
+        state, actions = through(state, moves.Rollback(forced=True), moves.Sound(self.OLD))
+        assert actions == (moves.Hook("pre-swap", OLD.slot, 0),)
+
+    def test_a_trial_is_ended_and_a_revert_followed_whatever_the_numbers(self) -> None:
+        state, actions = through(FRESH._replace(releases=(self.OLD, self.NEW)), *TRIAL, moves.Rollback())
+        assert actions == (moves.Request("rollback"),)
+        gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, "crash")
+        state, _ = step(state, moves.BootChanged(gone_back))
+        assert state.update.phase == "reverted"
+
+
 @pytest.mark.parametrize("reason", ["no_such_slot", "malformed", "reverted", "no_previous"])
 def test_a_swap_that_is_refused_for_good_fails(reason: str) -> None:
     state, _ = through(FRESH, *SWAPPING, moves.Refused(reason))
@@ -264,7 +386,7 @@ class TestARestart:
     def test_in_a_download_checks_and_fetches_again(self, events: tuple[moves.Event, ...]) -> None:
         state, actions = through(FRESH, *events, moves.Started(OLD_RUNS, frozenset({OLD.slot})))
         assert actions == (moves.Check("new"),)
-        state, actions = step(state, moves.Checked(10, 1, NEW))
+        state, actions = through(state, moves.Checked(10, 1, NEW), MAY_FETCH)
         assert (state.update.phase, kinds(actions)) == ("downloading", [moves.Proceed])
 
     def test_before_an_assignment_was_checked_checks_it(self) -> None:
@@ -274,7 +396,7 @@ class TestARestart:
     def test_with_a_whole_slot_verifies_the_ground_and_swaps(self) -> None:
         state, actions = through(FRESH, *STAGED, moves.Started(OLD_RUNS, SLOTS))
         assert actions == (moves.Verify(OLD.slot),)
-        state, actions = step(state, moves.Sound(OLD))
+        state, actions = through(state, moves.Sound(OLD), MAY_SWAP)
         assert actions == (moves.Request(f"swap {NEW.slot} 1"),)
 
     def test_with_a_slot_that_is_gone_fetches_again(self) -> None:
@@ -284,7 +406,7 @@ class TestARestart:
     def test_before_the_launcher_took_the_swap_verifies_the_ground_and_asks_again(self) -> None:
         state, actions = through(FRESH, *SWAPPING, moves.Started(OLD_RUNS, SLOTS))
         assert actions == (moves.Verify(OLD.slot),)
-        _, actions = step(state, moves.Sound(OLD))
+        _, actions = through(state, moves.Sound(OLD), MAY_SWAP)
         assert actions == (moves.Request(f"swap {NEW.slot} 1"),)
 
     def test_with_a_swap_that_is_taken_while_the_ground_is_verified_follows_the_trial(self) -> None:

@@ -1,22 +1,67 @@
-"""The update state machine against a whole small world: worker, launcher, journal, kill -9 and orders in any sequence.
+"""The update state machine against a whole small world: worker, launcher, hooks, journal, orders in any sequence, and
+an end of the agent (kill -9, power cut) before its journal, after it, and between its actions.
 
-What must hold whatever happens: only whole, unspent slots are swapped to, after the ground was re-hashed; success is
-claimed only when boot/state says so; and when the world calms down, the device runs what it was told last.
+What must hold whatever happens: only whole, unspent slots are swapped to, after the ground was re-hashed and the hooks
+agreed; success is claimed only when boot/state says so; every step is in the table of update.py; and when the world
+calms down, the device runs what it was told last.
 """
 
-from typing import Any
+import re
+from typing import Any, Literal
 
 from beamfleet_agent import moves
+from beamfleet_agent import update as machine
 from beamfleet_agent.journal import Ledger, decode, encode
-from beamfleet_agent.update import known, step
-from beamfleet_agent.update_state import FINAL, PENDING, PHASES, Ground, Release, State
+from beamfleet_agent.update import step
+from beamfleet_agent.update_state import (
+    FINAL,
+    MAX_SPENT,
+    PENDING,
+    PHASES,
+    POINTS,
+    SWAPPED,
+    Ground,
+    Release,
+    State,
+    known,
+)
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-RELEASES = {letter: Release(letter * 64, "gateway", f"1.0.{ord(letter) - 97}") for letter in "abcd"}
+SCHEMAS = {"a": 1, "b": 2, "c": 2, "d": -1}
+RELEASES = {
+    letter: Release(letter * 64, "gateway", f"1.0.{ord(letter) - 97}", data_schema=schema)
+    for letter, schema in SCHEMAS.items()
+}
 FOREVER = 1 << 30
-STEPS = st.integers(0, 9)
+STEPS = st.integers(0, 12)
+Death = Literal["", "before the journal", "after the journal", "between the actions"]
+DEATHS = st.sampled_from(("", "", "", "before the journal", "after the journal", "between the actions"))
+GROUPS = {"final": FINAL, "pending": PENDING, "swapped": SWAPPED, "any": frozenset(PHASES)}
+
+
+def table() -> dict[tuple[str, str], tuple[set[str], set[str]]]:
+    """(event, phase before) -> (phases after, actions that may be given), from the docstring of update.py."""
+    rows = re.findall(
+        r"^\| ([A-Z]\w+) +\| ([a-z ]+?) +\| ([a-z= ]+?) +\| ([A-Za-z -]+?) +\|$", str(machine.__doc__), re.MULTILINE
+    )
+    read: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
+    for event, before, after, actions in rows:
+        for phase in [phase for word in before.split() for phase in GROUPS.get(word, {word})]:
+            assert (event, phase) not in read, f"{event} in {phase} is told twice"
+            read[event, phase] = {phase if word == "=" else word for word in after.split()}, set(actions.split())
+    return read
+
+
+TABLE = table()
+
+
+def test_the_table_tells_every_event_in_every_phase() -> None:
+    events = {kind.__name__ for kind in moves.Event.__args__}
+    assert set(TABLE) == {(event, phase) for event in events for phase in PHASES}
+    for after, _ in TABLE.values():
+        assert after <= set(PHASES)
 
 
 class World(RuleBasedStateMachine):
@@ -31,6 +76,9 @@ class World(RuleBasedStateMachine):
         self.slots: set[str] = set()
         self.requests: list[str] = []
         self.job: moves.Action | None = None
+        self.hook: moves.Hook | None = None
+        self.agreed: set[tuple[str, str, int]] = set()
+        self.ever_spent: set[tuple[str, int]] = set()
         self.may_proceed = False
         self.watching: moves.Watch | None = None
         self.retry = False
@@ -41,29 +89,50 @@ class World(RuleBasedStateMachine):
 
     # --- the agent
 
-    def apply(self, event: moves.Event, dies: bool = False) -> None:
-        """As agent.py does it: decide, journal, act; `dies` between the two last."""
+    def apply(self, event: moves.Event, dies: Death = "") -> None:
+        """As agent.py does it: decide, journal, act; `dies` somewhere in between."""
         before = self.state
         self.state, actions = step(before, event)
+        self.check_step(before, event, actions)
+        if dies == "before the journal":
+            self.kill()
+            return
         self.journal = encode(self.state, Ledger())
+        self.ever_spent |= set(self.state.spent)
         if self.state.update.phase != "trial":
             self.watching = None
-        if dies:
+        if dies == "after the journal":
             self.kill()
             return
         for action in actions:
             self.act(action)
+            if dies:
+                self.kill()
+                return
+
+    def check_step(self, before: State, event: moves.Event, actions: tuple[moves.Action, ...]) -> None:
+        kind, phase = type(event).__name__, before.update.phase
+        after, may = TABLE[kind, phase]
+        assert self.state.update.phase in after, f"{kind} in {phase} led to {self.state.update.phase}"
+        given = {type(action).__name__ for action in actions}
+        assert given <= may, f"{kind} in {phase} gave {given - may}"
 
     def act(self, action: moves.Action) -> None:
         match action:
             case moves.Check() | moves.Stage() | moves.Verify():
                 assert self.job is None, "one worker at a time"
-                self.job, self.may_proceed = action, isinstance(action, moves.Stage)
+                self.job, self.may_proceed = action, False
             case moves.Proceed():
-                assert isinstance(self.job, moves.Check)
+                assert isinstance(self.job, moves.Check | moves.Stage)
+                self.check_agreed("pre-download")
                 self.may_proceed = True
+            case moves.Hook():
+                assert action.point in POINTS
+                assert (action.slot, action.attempt) == (self.state.update.slot, self.state.update.attempt)
+                assert (self.job is None) == (action.point == "pre-swap"), "only before a download a worker waits"
+                self.hook = action
             case moves.Cancel():
-                self.job, self.may_proceed = None, False
+                self.job, self.may_proceed, self.hook, self.retry = None, False, None, False
             case moves.Request(line):
                 self.requests.append(line)
                 self.check_request(line)
@@ -79,14 +148,26 @@ class World(RuleBasedStateMachine):
         verb, *words = line.split()
         if verb == "swap":
             assert words[0] in self.slots, "only a whole slot is swapped to"
-            assert (words[0], int(words[1])) not in self.state.spent, "what failed is not tried again"
+            spent = self.ever_spent if len(self.ever_spent) <= MAX_SPENT else set(self.state.spent)
+            assert (words[0], int(words[1])) not in spent, "what failed is not tried again"
             assert not self.ground.slot or self.ground.slot in self.hashed, "the ground is re-hashed before a swap"
+            self.check_agreed("pre-swap")
+        if verb == "rollback" and self.ground.phase != "trial":
+            self.check_agreed("pre-swap")
+            here, there = SCHEMAS[self.ground.slot[0]], SCHEMAS[self.ground.previous[0]]
+            unknown = known(self.state, self.ground.slot) is None  # the journal was lost, and the slot not read yet
+            assert there >= here or self.state.update.forced or unknown, "a lower schema only by force"
         if verb == "confirm":
             assert self.state.update.phase == "trial"
+
+    def check_agreed(self, point: str) -> None:
+        asked = (point, self.state.update.slot, self.state.update.attempt)
+        assert asked in self.agreed, "the hooks have agreed, in this life of the agent"
 
     def kill(self) -> None:
         """kill -9: the worker dies with the agent, memory is gone, the journal stays."""
         self.alive, self.job, self.may_proceed, self.watching, self.retry = False, None, False, None, False
+        self.hook, self.agreed, self.hashed = None, set(), set()
 
     def boot_changed(self) -> None:
         if self.alive:
@@ -102,8 +183,8 @@ class World(RuleBasedStateMachine):
             self.apply(moves.Started(self.ground, frozenset(self.slots)))
 
     @precondition(lambda self: self.alive)
-    @rule(letter=st.sampled_from("abcd"), attempt=st.integers(1, 3), dies=st.booleans(), then=STEPS)
-    def an_assignment_comes(self, letter: str, attempt: int, dies: bool, then: int, age: int = 0) -> None:
+    @rule(letter=st.sampled_from("abcd"), attempt=st.integers(1, 3), dies=DEATHS, then=STEPS)
+    def an_assignment_comes(self, letter: str, attempt: int, dies: Death, then: int, age: int = 0) -> None:
         self.sequence += 1
         sequence = max(1, self.sequence + age)
         document = f"{letter}{attempt}#{self.sequence}"
@@ -117,7 +198,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.alive and self.sequence > 1)
     @rule(letter=st.sampled_from("abcd"), then=STEPS)
     def an_old_assignment_comes(self, letter: str, then: int) -> None:
-        self.an_assignment_comes(letter, 1, False, then, age=-self.sequence)
+        self.an_assignment_comes(letter, 1, "", then, age=-self.sequence)
 
     @precondition(lambda self: self.alive)
     @rule(then=STEPS)
@@ -149,16 +230,16 @@ class World(RuleBasedStateMachine):
         self.things_go_well(then)
 
     @precondition(lambda self: self.alive and self.ground.previous)
-    @rule(then=STEPS)
-    def somebody_rolls_back(self, then: int) -> None:
-        self.apply(moves.Rollback())
+    @rule(forced=st.booleans(), then=STEPS)
+    def somebody_rolls_back(self, forced: bool, then: int) -> None:
+        self.apply(moves.Rollback(forced))
         self.things_go_well(then)
 
     # --- the worker
 
-    @precondition(lambda self: self.alive and self.job is not None)
-    @rule(dies=st.booleans())
-    def the_worker_gets_on(self, dies: bool) -> None:
+    @precondition(lambda self: self.alive and self.job is not None and not self.waits)
+    @rule(dies=DEATHS)
+    def the_worker_gets_on(self, dies: Death) -> None:
         match self.job:
             case moves.Check(document) if not self.may_proceed:
                 checked = self.documents[document]
@@ -172,6 +253,8 @@ class World(RuleBasedStateMachine):
                 assert checked is not None
                 assert checked.release is not None
                 self.finish(checked.release, dies)
+            case moves.Stage(path) if not self.may_proceed:
+                self.apply(moves.Checked(0, 0, RELEASES[path[-1]]), dies)
             case moves.Stage(path):
                 self.finish(RELEASES[path[-1]], dies)
             case moves.Verify(slot):
@@ -179,7 +262,7 @@ class World(RuleBasedStateMachine):
                 self.hashed.add(slot)
                 self.apply(moves.Sound(RELEASES[slot[0]]), dies)
 
-    def finish(self, release: Release, dies: bool) -> None:
+    def finish(self, release: Release, dies: Death) -> None:
         self.apply(moves.Verified(release))
         self.job, self.may_proceed = None, False
         keep = {self.ground.slot, self.ground.previous}
@@ -198,7 +281,29 @@ class World(RuleBasedStateMachine):
         self.retry = False
         self.apply(moves.RetryDue())
 
+    @property
+    def waits(self) -> bool:
+        """Whether the worker waits for our word, and we for the hooks."""
+        return self.state.job == "pre-download"
+
     # --- the launcher
+
+    @precondition(lambda self: self.alive and self.hook is not None)
+    @rule(status=st.sampled_from([0, 0, 0, 21, 21, 1, -1]), dies=DEATHS)
+    def the_hooks_end(self, status: int, dies: Death) -> None:
+        hook = self.hook
+        assert hook is not None
+        self.hook = None
+        if status == 0 and self.state.job == hook.point:
+            self.agreed.add((hook.point, hook.slot, hook.attempt))
+        self.apply(moves.Hooked(hook.point, hook.slot, hook.attempt, status, "10-check", "said something"), dies)
+
+    @precondition(lambda self: self.alive and self.state.update.phase != "idle")
+    @rule(point=st.sampled_from(sorted(POINTS)), attempt=st.integers(7, 9))
+    def hooks_end_that_nobody_waits_for(self, point: str, attempt: int) -> None:
+        before = self.state
+        self.apply(moves.Hooked(point, self.state.update.slot, attempt, 0))
+        assert self.state == before
 
     @precondition(lambda self: self.requests)
     @rule()
@@ -229,7 +334,7 @@ class World(RuleBasedStateMachine):
                 else:
                     refused = "no_previous"
         self.boot_changed()
-        if refused and self.alive:
+        if refused and self.alive and self.hook is None:  # only the newest request's refusal is heard
             self.apply(moves.Refused(refused))
 
     def swap(self, slot: str, attempt: int, cause: str) -> None:
@@ -269,7 +374,7 @@ class World(RuleBasedStateMachine):
             self.watching = None
             self.apply(moves.Proven())
 
-    @precondition(lambda self: self.requests or self.job is not None or self.watching is not None)
+    @precondition(lambda self: self.requests or self.job or self.watching or self.hook)
     @rule(steps=STEPS)
     def things_go_well(self, steps: int) -> None:
         for _ in range(steps):
@@ -280,8 +385,10 @@ class World(RuleBasedStateMachine):
         """One step of what is under way; False when nothing is."""
         if self.requests:
             self.the_launcher_takes_a_request()
+        elif self.alive and self.hook is not None:
+            self.the_hooks_end(0, "")
         elif self.alive and self.job is not None:
-            self.the_worker_gets_on(False)
+            self.the_worker_gets_on("")
         elif self.alive and self.retry:
             self.a_pause_ends()
         elif self.alive and self.watching is not None:
@@ -298,9 +405,10 @@ class World(RuleBasedStateMachine):
         self.kill()
 
     @precondition(lambda self: not self.alive)
-    @rule(dies=st.booleans(), journal_is_lost=st.sampled_from([False, False, False, True]))
-    def the_agent_starts(self, dies: bool, journal_is_lost: bool) -> None:
+    @rule(dies=DEATHS, journal_is_lost=st.sampled_from([False, False, False, True]))
+    def the_agent_starts(self, dies: Death, journal_is_lost: bool) -> None:
         remembered = None if journal_is_lost else decode(self.journal)
+        self.ever_spent = set() if journal_is_lost else self.ever_spent
         self.state = (remembered[0] if remembered else State())._replace(salt="gw-1")
         self.alive = True
         self.apply(moves.Started(self.ground, frozenset(self.slots)), dies)
@@ -337,9 +445,10 @@ class World(RuleBasedStateMachine):
         if not self.alive:
             return
         update = self.state.update
-        assert (self.state.job != "") == (self.job is not None)
+        assert self.state.job not in POINTS or self.hook is not None
+        assert (self.state.job not in ("", "pre-swap")) == (self.job is not None)
         if update.phase in PENDING:
-            assert self.job is not None or self.retry
+            assert self.job is not None or self.retry or self.state.job in POINTS
         if update.phase == "swapping":
             assert self.requests
         if update.phase == "trial":
@@ -349,12 +458,12 @@ class World(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Calm weather: the device must come to rest on what it was told last."""
         if not self.alive:
-            self.the_agent_starts(False, False)
+            self.the_agent_starts("", False)
         told = None
         if self.last is not None:
             told = self.last[1]
             self.apply(moves.Assigned(self.last[0]))
-        for _ in range(60):
+        for _ in range(90):
             if not self.go_on():
                 if self.ground.phase != "trial":
                     break

@@ -1,6 +1,6 @@
 """Owns what a job stands on: its words, the device's paths and settings, and the line to the agent. Does no job itself.
 
-In:  {"job": NAME, "root": ROOT, ...}   once; later, when the job waits for it, {"proceed": true}
+In:  {"job": NAME, "root": ROOT, ...}   once; later, when the job has said `checked` and waits, {"proceed": true}
 Out: {"checked": {...}}  {"progress": {"done": n, "total": n}}  {"verified": {...}}  then {"result": {...}} or
      {"error": {"code", "message", "hint", "patience"}}; patience: how often the same may be tried before it is final
 """

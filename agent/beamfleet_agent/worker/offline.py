@@ -14,11 +14,14 @@ from beamfleet_bundles.bundle import Bundle
 
 from beamfleet_agent.worker import fitness
 from beamfleet_agent.worker.fetch import into_slot
-from beamfleet_agent.worker.job import Job
+from beamfleet_agent.worker.job import Job, release_of
 
 
 def stage(job: Job) -> dict[str, Any]:
-    """The facts of the release in the bundle file, once its slot is whole. Errors `bundle.*`, `trust.*` and others."""
+    """The facts of the release in the bundle file, once its slot is whole; {} when the agent did not want it.
+
+    Errors `bundle.*`, `trust.*` and others.
+    """
     bundle = Bundle.open(Path(str(job.words["path"])))
     trust_dir, manifest = Path(job.paths.trust), bundle.manifest
     verified = offline.verify_offline(
@@ -31,6 +34,9 @@ def stage(job: Job) -> dict[str, Any]:
     )
     fitness.check(verified.facts, job.settings.hardware)
     assignments.check_floor(verified.facts, int(job.words["floor"]))
+    job.tell(checked={"sequence": 0, "attempt": 0, "release": release_of(manifest, verified.facts.custom.floor)})
+    if not job.may_proceed():
+        return {}
     release = into_slot(job, verified.facts, bundle.manifest_bytes, bundle.pack_chunks())
     offline.pin(trust_dir, verified)
     return release

@@ -1,0 +1,88 @@
+"""Owns what boot/state's word does to an update: its trial, its commit, its revert, a refusal. Pure; see update.py.
+
+The launcher's word beats everything that was believed before; nothing here claims what it does not say.
+"""
+
+from beamfleet_agent.course import Outcome, proceed, retry_after, watch
+from beamfleet_agent.moves import Action, Cancel, Retry
+from beamfleet_agent.update_state import PENDING, SWAPPED, State, Update, known, named, runs, spend
+
+
+def follow(state: State) -> Outcome:
+    """What boot/state says, applied to the update."""
+    update, ground = state.update, state.ground
+    ours = (update.slot, update.attempt) == (ground.slot, ground.attempt)
+    failed = (update.slot, update.attempt) == (ground.failed_slot, ground.failed_attempt)
+    if update.origin == "rollback" and update.phase == "swapping":
+        failed = False  # its attempt is always 0: this may be an older one
+    if ground.phase == "trial":
+        return _on_trial(state, ours)
+    fell = ground.phase == "fallback" and ground.failed_slot == update.slot != ground.slot
+    if update.phase == "committed" and fell:
+        detail = "the committed release failed too many boots in a row"
+        fallen = update._replace(phase="reverted", reason="fallback", detail=detail)
+        return proceed(spend(state._replace(update=fallen)))
+    if update.phase not in SWAPPED:
+        return state, ()
+    if (ground.phase == "committed" and ours) or (update.phase == "swapping" and runs(state, update.slot)):
+        release = known(state, update.slot)
+        floor = max(state.floor, release.floor if release else 0)
+        return proceed(state._replace(update=update._replace(phase="committed", reason="", detail=""), floor=floor))
+    if failed:
+        return proceed(_reverted(state, ground.failed_cause))
+    if update.phase == "trial":  # its end was not recorded: boot/state was damaged and re-made
+        return proceed(_reverted(state, ground.cause or "unknown"))
+    return state, ()
+
+
+def refused(state: State, reason: str) -> Outcome:
+    """The launcher took our request, and will not."""
+    update = state.update
+    if update.phase == "trial":
+        return watch(state)
+    if update.phase != "swapping":
+        return state, ()
+    if reason == "trial_running":
+        tries = state.tries + 1
+        waiting = update._replace(phase="staged", reason="update.refused", detail=reason)
+        return state._replace(update=waiting, tries=tries), (Retry(retry_after(tries, state.salt)),)
+    detail = f"the launcher refused the swap: {reason}"
+    failed = update._replace(phase="failed", reason="update.refused", detail=detail)
+    return proceed(spend(state._replace(update=failed)))
+
+
+def _on_trial(state: State, ours: bool) -> Outcome:
+    update = state.update
+    if ours and update.phase == "trial":
+        return state, ()
+    cancel: tuple[Action, ...] = ()
+    if update.phase not in SWAPPED or not ours:
+        cancel = (Cancel(),) if state.job else ()
+        state = state._replace(job="")
+    if not ours or update.phase not in SWAPPED | {"staged"}:
+        state = _adopt(state)
+    entered = state.update._replace(phase="trial", reason="", detail="")
+    state, actions = watch(state._replace(update=entered, tries=0))
+    return state, (*cancel, *actions)
+
+
+def _adopt(state: State) -> State:
+    """A trial that we did not ask for, or no longer know of, runs: follow it; what was under way is looked at later."""
+    ground, release = state.ground, known(state, state.ground.slot)
+    origin = "rollback" if ground.cause == "rollback" else "device"
+    found = Update("trial", ground.slot, "", "", "", ground.attempt, 0, origin)
+    if release is not None:
+        found = named(found, release)
+    unfinished = state.update.origin == "assignment" and state.update.phase in PENDING | {"swapping"}
+    return state._replace(update=found, offered=state.offered or (state.accepted if unfinished else ""))
+
+
+def _reverted(state: State, cause: str) -> State:
+    update = state.update
+    if cause != "unconfirmed":
+        update = update._replace(reason=cause, detail="" if cause == "operator" else update.detail)
+        return spend(state._replace(update=update._replace(phase="reverted")))
+    if update.reason:  # we watched, and saw why
+        return spend(state._replace(update=update._replace(phase="reverted")))
+    ended = update._replace(phase="reverted", reason=cause, detail="nobody confirmed the trial in time")
+    return state._replace(update=ended)
