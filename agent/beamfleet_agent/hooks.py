@@ -21,7 +21,10 @@ _NO_FILE = (0, 0)
 
 
 class Answer(NamedTuple):
-    """How the hooks of a point ended: `status` as a process's exit status, `name` the script that decided, or `-`."""
+    """How the hooks of a point ended: `status` as a process's exit status, `name` the script that decided, or `-`.
+
+    `slot` is the one that starts; empty when none does.
+    """
 
     slot: str
     attempt: int
@@ -130,10 +133,10 @@ def read(boot: str, point: str) -> Answer | None:
         os.close(descriptor)
     first, _, output = data.partition(b"\n")
     words = first.decode("utf-8", "replace").split(maxsplit=3)
-    if len(words) < 3 or len(words[0]) != 32 or not _ID.issuperset(words[0]):
+    if len(words) < 3 or (words[0] != "-" and (len(words[0]) != 32 or not _ID.issuperset(words[0]))):
         return None
     if not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words[1:3]):
         return None
     name = words[3].strip()[:64] if len(words) > 3 else "-"
     text = output[:MAX_OUTPUT].decode("utf-8", "replace").strip()
-    return Answer(words[0], int(words[1]), int(words[2]), name, text)
+    return Answer(words[0].strip("-"), int(words[1]), int(words[2]), name, text)
