@@ -1,12 +1,13 @@
-"""Power cuts during updates of a whole device in user-mode Linux: kernel, ext4 with a journal, package, users, real BEAM.
+"""Power cuts during updates of a whole device in user-mode Linux: kernel, ext4 with a journal, package, real BEAM.
 
 Two devices live side by side, each through half of the cuts. An update goes from one release to the next of three, so
-that each writes a new slot and removes an old one. The moment of each cut is random, by seed: a phase of the update, and
-a time after it began. After each cut the device boots, its files are looked at before anything of ours runs, and then a
-release has to answer. An update that was cut goes on by itself; now and then the power fails again meanwhile.
+that each writes a new slot and removes an old one. The moment of each cut is random, by seed: a phase of the update,
+and a time after it began. After each cut the device boots, its files are looked at before anything of ours runs, and
+then a release has to answer. An update that was cut goes on by itself; now and then the power fails again meanwhile.
 
-A cut is SIGKILL to the machine. What the guest wrote is in the host's page cache, in order, so this sees what a death of
-everything at once leaves, and never what a disk with a cache of its own loses: that is what `./dev test crash` is for.
+A cut is SIGKILL to the machine. What the guest wrote is in the host's page cache, in order, so this sees what a death
+of everything at once leaves, and never what a disk with a cache of its own loses: that is what `./dev test crash` is
+for.
 """
 
 import random
@@ -56,7 +57,7 @@ class Cut:
 
 
 class Life:
-    """One device and its power supply. `releases` are in the order of the updates, with the version each answers with."""
+    """One device and its power supply. `releases` are in the order of updates, with the version each answers with."""
 
     def __init__(self, disk: Path, releases: Mapping[Shipped, str], chance: random.Random) -> None:
         self._disk, self._releases, self._chance = disk, releases, chance
@@ -129,7 +130,7 @@ def test_a_release_answers_after_every_power_cut_during_an_update(
     order = {releases.old: "1.0.0", releases.new: "1.1.0", third: "1.0.0"}
     disk = guest_disk(workshop, tmp_path, trial_s=2)
     lives = [
-        Life(device_disk.copy(disk, tmp_path / f"disk-{number}"), order, random.Random(SEED + number))
+        Life(device_disk.copy(disk, tmp_path / f"disk-{number}"), order, random.Random(SEED + number))  # noqa: S311
         for number in range(DEVICES)
     ]
     with ThreadPoolExecutor(DEVICES) as threads:
