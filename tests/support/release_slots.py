@@ -5,6 +5,7 @@
 stdlib of this machine's OTP alone.
 """
 
+import fcntl
 import functools
 import os
 import shutil
@@ -24,7 +25,10 @@ TINY_LAUNCH = "kind=systools\nname=tiny\nvsn=1\nerts={erts}\nboot=releases/1/sta
 
 
 class Releases:
-    """Slots of the example releases below `work`, each written when it is first asked for. Safe to share by threads."""
+    """Slots of the example releases below `work`, each written when it is first asked for.
+
+    Threads may share one, and processes may share a directory.
+    """
 
     def __init__(self, work: Path) -> None:
         self._work, self._lock = work, threading.Lock()
@@ -34,12 +38,21 @@ class Releases:
         """The slot of sensor_gateway or edge_hub, named by its manifest; read-only."""
         with self._lock:
             if (name, version) not in self._written:
-                self._written[name, version] = self._write(name, version)
+                self._written[name, version] = self._shared(name, version)
             return self._written[name, version]
 
-    def _write(self, name: str, version: str) -> Path:
+    def _shared(self, name: str, version: str) -> Path:
         work = self._work / f"{name}-{version}"
-        (work / "slots").mkdir(parents=True)
+        work.mkdir(parents=True, exist_ok=True)
+        note = work / "slot"
+        with (work / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not note.exists():
+                note.write_text(str(self._write(name, version, work)))
+            return Path(note.read_text())
+
+    def _write(self, name: str, version: str, work: Path) -> Path:
+        (work / "slots").mkdir()
         bundle = Bundle.open(build(tarball(name, version), out_dir=work).path)
         slots = Slots(str(work / "slots"), str(work / "staging"))
         with slots.lock():

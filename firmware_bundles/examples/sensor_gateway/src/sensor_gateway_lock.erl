@@ -1,8 +1,8 @@
 %%% Makes sure that one VM only works in the data directory, and writes down when it did.
 %%%
 %%% Each VM first creates its own file `lock.PID.STARTED', then looks for others: of two VMs that start at the same
-%%% moment at least one sees the other. A file whose process is gone (or whose number went to a later process) is
-%%% stale and removed. `intervals.log' gets one line per event, by the boot clock (milliseconds since boot):
+%%% moment at least one sees the other. A file whose process is gone (a zombie is, and one whose number went to a later
+%%% process) is stale and removed. `intervals.log' gets one line per event, by the boot clock (milliseconds since boot):
 %%%
 %%%   start MS PID VERSION | stop MS PID VERSION | overlap MS PID VERSION
 -module(sensor_gateway_lock).
@@ -63,12 +63,16 @@ is_held(File) ->
             false
     end.
 
-%% Field 22 of /proc/PID/stat, in clock ticks since boot; field 2 is a name in brackets that may contain anything.
+%% Field 22 of /proc/PID/stat, in clock ticks since boot; field 2 is a name in brackets that may contain anything,
+%% field 3 is Z or X for a process that only waits to be reaped.
 process_started(Pid) ->
     case file:read_file(filename:join(["/proc", Pid, "stat"])) of
         {ok, Stat} ->
-            Fields = lists:last(string:split(Stat, ")", trailing)),
-            {ok, binary_to_list(lists:nth(20, string:lexemes(Fields, " \n")))};
+            [State | _] = Fields = string:lexemes(lists:last(string:split(Stat, ")", trailing)), " \n"),
+            case lists:member(State, [<<"Z">>, <<"X">>]) of
+                true -> {error, reaped};
+                false -> {ok, binary_to_list(lists:nth(20, Fields))}
+            end;
         {error, _} = Gone ->
             Gone
     end.

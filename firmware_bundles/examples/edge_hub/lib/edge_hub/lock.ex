@@ -3,8 +3,8 @@ defmodule EdgeHub.Lock do
   Makes sure that one VM only works in the data directory, and writes down when it did.
 
   Each VM first creates its own file `lock.PID.STARTED`, then looks for others: of two VMs that start at the same
-  moment at least one sees the other. A file whose process is gone (or whose number went to a later process) is stale
-  and removed. `intervals.log` gets one line per event, by the boot clock (milliseconds since boot):
+  moment at least one sees the other. A file whose process is gone (a zombie is, and one whose number went to a later
+  process) is stale and removed. `intervals.log` gets one line per event, by the boot clock (milliseconds since boot):
 
       start MS PID VERSION | stop MS PID VERSION | overlap MS PID VERSION
   """
@@ -66,11 +66,12 @@ defmodule EdgeHub.Lock do
     end
   end
 
-  # Field 22 of /proc/PID/stat, in clock ticks since boot; field 2 is a name in brackets that may contain anything.
+  # Field 22 of /proc/PID/stat, in clock ticks since boot; field 2 is a name in brackets that may contain anything,
+  # field 3 is Z or X for a process that only waits to be reaped.
   defp process_started(pid) do
     with {:ok, stat} <- File.read("/proc/#{pid}/stat") do
-      fields = stat |> String.split(")") |> List.last() |> String.split()
-      {:ok, Enum.at(fields, 19)}
+      [state | _] = fields = stat |> String.split(")") |> List.last() |> String.split()
+      if state in ["Z", "X"], do: {:error, :reaped}, else: {:ok, Enum.at(fields, 19)}
     end
   end
 
