@@ -17,7 +17,7 @@ from typing import Any
 
 from beamfleet_bundles import durable
 
-from beamfleet_agent import settings
+from beamfleet_agent import abilities, settings
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.filesystem import Mount, mount_of
 from beamfleet_agent.paths import Paths
@@ -63,6 +63,7 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
     root_json = _root_json(given["root_json_base64"])
     mount = _filesystem(paths, given["allow_unsafe_filesystem"])
     owners = _owners(given["single_user"])
+    abilities.require(as_user=not given["single_user"])
     fresh = not Path(paths.settings).exists()
     _directories(paths)
     durable.replace(Path(paths.ca), given["ca_pem"].encode(), 0o644)
@@ -198,6 +199,7 @@ def _launcher_conf(deadline_s: int, owners: tuple[pwd.struct_passwd | None, ...]
         "watchdog": given["watchdog"],
         "watchdog_no_vm_s": 600,
         "hook_timeout_s": 60,
+        "setpriv": abilities.setpriv(),
         "respawned": "yes",
         "heart_beat_timeout_s": 11,
         "log_max_bytes": 1 << 20,

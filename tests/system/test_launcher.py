@@ -252,3 +252,17 @@ def test_what_the_release_prints_is_kept_to_a_bound(bench: LauncherDevice) -> No
     wait_for("the log to be turned over", (bench.run / "vm.log.1").exists, deadline_s=20)
     sizes = [path.stat().st_size for path in (bench.run / "vm.log", bench.run / "vm.log.1")]
     assert sum(sizes) <= 2 * (100_000 + 65_536)
+
+
+def test_the_launcher_and_its_keeper_share_three_megabytes_at_most(bench: LauncherDevice) -> None:
+    bench.install()
+    release = set(bench.ours())
+    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in bench.inside() if pid not in release}
+    assert sorted(names.values()) == ["dd", "sh", "sh", "sh"], "launcher, keeper, its log and who writes that"
+    assert sum(proportional_kb(pid) for pid in names) <= 3 * 1024
+
+
+def proportional_kb(pid: int) -> int:
+    """The proportional set size of a process: what it shares counts by its share."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(rollup.split("\nPss:")[1].split()[0])
