@@ -45,12 +45,14 @@ SAMPLE_SOON_S = 3.0
 class Agent:
     """The device's agent; needs the lock of `claim`. `on_change` hears `status()` after everything that happened.
 
+    on_sample: hears each health sample, without its content.
     offline: hold no session, for an installation from a file while no agent runs.
     """
 
     def __init__(self, loop: Loop, log: Log, paths: Paths, settings: Settings, *, offline: bool = False) -> None:
         self._loop, self._log, self._paths, self._settings = loop, log, paths, settings
         self.on_change: Callable[[dict[str, Any]], None] = lambda _status: None
+        self.on_sample: Callable[[], None] = lambda: None
         self._boot = Boot(paths.app_dir, paths.run_app)
         self.boot_state: BootState = self._boot.state()
         self._journal = Journal(paths.journal)
@@ -364,6 +366,7 @@ class Agent:
             self.apply(moves.RetryDue())
 
     def _sampled(self, sample: Sample | None, host: Host) -> None:
+        self.on_sample()
         self._look()
         boot = self.boot_state
         if not boot.slot:

@@ -1,6 +1,6 @@
 """Owns the life of an agent process: claim the root, start, loop, stop. In the background, or in front of a person.
 
-startup: settings, lock, pid -> Agent, Control -> main loop -> shutdown on TERM: good-bye, socket and pid gone
+startup: settings, lock, pid -> Agent, Control -> ready -> main loop -> shutdown on TERM: good-bye, socket and pid gone
 """
 
 import signal
@@ -14,6 +14,7 @@ from beamfleet_agent.control import Control
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.log import Log
 from beamfleet_agent.loop import Loop
+from beamfleet_agent.notify import Notify
 from beamfleet_agent.paths import Paths
 
 NO_LAUNCHER_S = 15.0
@@ -26,16 +27,20 @@ def run(root: str) -> int:
     log = Log(device=settled.device)
     claim(paths)
     loop = Loop()
+    notify = Notify(loop)
     agent = Agent(loop, log, paths, settled)
+    agent.on_sample = notify.alive
     control = Control(loop, log, paths, agent)
 
     def leave() -> None:
+        notify.stopping()
         control.close()
         agent.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.on_signal(number, leave)
     agent.start()
+    notify.ready()
     loop.run()
     loop.close()
     disclaim(paths)

@@ -130,7 +130,17 @@ def test_no_bytes_of_a_script_make_the_reader_raise(tmp_path_factory: pytest.Tem
 
 @pytest.mark.parametrize(
     "line",
-    ["", A, f"{A} 1", f"{A} 1 x", f"{A} x 1 -", f"{A} -1 1 -", f"{A[:31]} 1 0 -", f"{A[:31]}G 1 0 -", f"{A} \u0661 0 -"],
+    [
+        "",
+        A,
+        f"{A} 1",
+        f"{A} 1 x",
+        f"{A} x 1 -",
+        f"{A} -1 1 -",
+        f"{A[:31]} 1 0 -",
+        f"{A[:31]}G 1 0 -",
+        f"{A} \u0661 0 -",
+    ],
 )
 def test_what_is_no_answer_is_none(owner: Owner, line: str) -> None:
     owner.answers("revert", line)
