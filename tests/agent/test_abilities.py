@@ -7,7 +7,6 @@ import pytest
 from beamfleet_agent import abilities
 from beamfleet_agent.errors import AgentError
 
-
 TOOLS = ("sh", "flock", "sync", "ln", "mv", "mkfifo", "timeout", "true", "head", "tail", "wc", "dd", "sha256sum", "cut",
          "ls", "grep", "readlink", "sed", "tr", "awk", "sleep", "id", "date", "env", "setsid", "setpriv")  # fmt: skip
 
