@@ -114,6 +114,11 @@ class Boot:
     def request(self, line: str) -> int:
         """File one request durably and ring; its sequence number. Raises AgentError `boot.request` when it cannot."""
         try:
+            directory = os.open(self._requests, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._not_filed(line, error) from error
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)  # agent and command line may ask at once: each has a number of its own
             pending = [int(name) for name in os.listdir(self._requests) if name.isdecimal()]
             sequence = max([self.state().last_request, *pending]) + 1
             temporary = f"{self._requests}/.{sequence:010d}"
@@ -124,17 +129,17 @@ class Boot:
             finally:
                 os.close(descriptor)
             os.rename(temporary, f"{self._requests}/{sequence:010d}")
-            directory = os.open(self._requests, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            os.fsync(directory)
         except OSError as error:
-            raise AgentError(
-                "boot.request", f"cannot ask the launcher to {line.split()[0]}: {error}", f"check {self._requests}"
-            ) from error
+            raise self._not_filed(line, error) from error
+        finally:
+            os.close(directory)
         self.ring()
         return sequence
+
+    def _not_filed(self, line: str, error: OSError) -> AgentError:
+        text = f"cannot ask the launcher to {line.split()[0]}: {error}"
+        return AgentError("boot.request", text, f"check {self._requests}")
 
     def ring(self) -> bool:
         """Wake the launcher; False when none is listening (it reads `requests/` when it starts)."""
