@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from beamfleet_agent import client, settings
 from beamfleet_agent.agent import Agent, boot_status
 from beamfleet_agent.boot import Boot
+from beamfleet_agent.claim import become_owner
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.journal import Journal
 from beamfleet_agent.paths import Paths
@@ -61,6 +62,7 @@ def stop_or_start(root: str, verb: str, as_json: bool) -> int:
     paths = _paths(root)
     found = client.ask(paths, {"do": verb}, _silent)
     if found is None:
+        become_owner(paths)
         boot = Boot(paths.app_dir, paths.run_app)
         number = boot.request(verb)
         limit = time.monotonic() + LAUNCHER_S
@@ -85,6 +87,7 @@ def enrol(root: str, as_json: bool) -> int:
     from beamfleet_agent.worker.enrol import enrol as enrol_here
     from beamfleet_agent.worker.job import Job
 
+    become_owner(paths)
     facts = enrol_here(Job({"job": "enrol", "root": root}))
     print(json.dumps(facts) if as_json else f"enrolled as {facts['name']}, serial {facts['serial']}")
     return 0
