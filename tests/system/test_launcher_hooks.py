@@ -1,6 +1,7 @@
 """The owner's hooks as the launcher runs them, with real BEAMs and no agent: when, with what, and what they decide."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,18 @@ def test_an_update_runs_its_hooks_in_order_with_both_releases_and_the_schemas_of
     bench.until("the commit hook to be over", lambda s: s.due == "")
     names = f"{OLD} {NEW} 3 4 7"
     assert bench.told() == [f"pre-swap {names} up", f"post-swap {names} down", f"commit {names} up"]
+
+
+def test_a_commit_hook_that_takes_its_time_does_not_keep_a_crashed_release_down(bench: HookedDevice) -> None:
+    bench.hook("commit", script="#!/bin/sh\n: >$BEAMFLEET_DATA/begun\nexec sleep 60\n")
+    with (bench.root / "etc/beamfleet/launcher.conf").open("a") as conf:
+        conf.write("hook_timeout_s=50\n")
+    bench.stop()
+    bench.start()
+    before = bench.install(OLD).starts
+    wait_for("the hook", (bench.app / "data/begun").exists, deadline_s=20)
+    os.kill(bench.vm(), signal.SIGKILL)
+    assert bench.runs(OLD, after=before).due == "commit"
 
 
 def test_the_revert_hook_runs_after_the_failed_release_and_before_the_old_one_starts(bench: HookedDevice) -> None:
