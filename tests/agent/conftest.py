@@ -2,13 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from beamfleet_agent.loop import Loop
+from beamfleet_bundles.build.builder import build
+from beamfleet_bundles.bundle import Bundle
 
 from tests.agent.authority import Authority
 from tests.agent.broker import Broker, Listener
+from tests.support import skeleton
+from tests.support.repository import Repository
 
 DEADLINE_S = 20.0
 
@@ -59,3 +64,22 @@ def listener(authority: Authority, broker: Broker) -> Iterator[Listener]:
     made = Listener(authority, broker.port)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], bytes]:
+    """Two signed bundles of a tiny release, and the root that vouches for them."""
+    folder = tmp_path_factory.mktemp("bundles")
+    repository = Repository(now=datetime.now(UTC), releases=())
+    repository.create("gateway")
+    made = []
+    for version in ("1.0.0", "1.1.0"):
+        (folder / version).mkdir()
+        source = skeleton.write(folder / version, skeleton.release("relx", "gateway", version))
+        built = build(source, out_dir=folder / version, product="gateway", version=version)
+        repository.release(built.manifest)
+        made.append(built.path)
+    repository.publish()
+    for path in made:
+        Bundle.open(path).with_metadata(path, repository.bundle_metadata("gateway"))
+    return made, repository.root

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,35 +14,9 @@ from beamfleet_agent.boot import Boot
 from beamfleet_agent.journal import Journal
 from beamfleet_agent.paths import Paths
 from beamfleet_agent.slots import Slots, present
-from beamfleet_bundles.build.builder import build
-from beamfleet_bundles.bundle import Bundle
 
 from tests.agent.device import Worker, lay_down, words
-from tests.support import skeleton
-from tests.support.repository import Repository
 from tests.support.server import eventually
-
-PRODUCT = "gateway"
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], bytes]:
-    """Two signed bundles of a tiny release, and the root that vouches for them."""
-    folder = tmp_path_factory.mktemp("bundles")
-    repository = Repository(now=datetime.now(UTC), releases=())
-    repository.create(PRODUCT)
-    made = []
-    for version in ("1.0.0", "1.1.0"):
-        place = folder / version
-        place.mkdir()
-        source = skeleton.write(place, skeleton.release("relx", "gateway", version))
-        built = build(source, out_dir=place, product=PRODUCT, version=version)
-        repository.release(built.manifest)
-        made.append(built.path)
-    repository.publish()
-    for path in made:
-        Bundle.open(path).with_metadata(path, repository.bundle_metadata(PRODUCT))
-    return made, repository.root
 
 
 @pytest.fixture
