@@ -118,7 +118,7 @@ class Boot:
         except OSError as error:
             raise self._not_filed(line, error) from error
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX)  # agent and command line may ask at once: each has a number of its own
+            fcntl.flock(directory, fcntl.LOCK_EX)  # agent and command line may ask at once
             pending = [int(name) for name in os.listdir(self._requests) if name.isdecimal()]
             sequence = max([self.state().last_request, *pending]) + 1
             temporary = f"{self._requests}/.{sequence:010d}"

@@ -129,7 +129,7 @@ class LauncherDevice(Device):
         return found
 
     def inside(self, program: str = "") -> list[int]:
-        """Every process that works in the application's directory: launcher, its children, VM; or those of a program."""
+        """Every process that works in the application's directory, the launcher included; or those of a program."""
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
