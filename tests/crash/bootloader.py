@@ -26,7 +26,7 @@ APP = "var/lib/beamfleet/apps/main"
 RUN = "var/run/beamfleet/main"
 GIVE_UP_S = 1.5
 START = """#!/bin/sh
-: >"$1/var/run/beamfleet/main/started.$3"
+: >"$1/var/run/beamfleet/main/app/started.$3"
 exec "$2/erts/bin/beam.smp" 600
 """
 _SLEEP = shutil.which("sleep") or "/bin/sleep"
@@ -59,15 +59,25 @@ class Bootloader:
 
     # --- traced
 
-    def traced(self, fault: Fault | None = None) -> Trace:
-        """One update up to its goal, or until the fault stopped it; then the launcher is gone, the VM perhaps not."""
-        over, launcher = threading.Event(), list[int]()
-        agent = threading.Thread(target=self._play, args=(over, launcher))
+    def traced(
+        self,
+        fault: Fault | None = None,
+        seen: Callable[[Call | None], None] = lambda _call: None,
+        filed: Callable[[int, str], None] = lambda _number, _line: None,
+        patience_s: float = GIVE_UP_S,
+    ) -> Trace:
+        """One update up to its goal, or until the fault stopped it; then the launcher is gone, the VM perhaps not.
 
-        def seen(pid: int, call: Call | None) -> None:
+        `seen` hears of each call before it is made, `filed` of each request that is durable.
+        """
+        over, launcher = threading.Event(), list[int]()
+        agent = threading.Thread(target=self._play, args=(over, launcher, filed, patience_s))
+
+        def heard(pid: int, call: Call | None) -> None:
             if call is None:
                 launcher.append(pid)
                 agent.start()
+            seen(call)
 
         def become() -> None:
             null, log = (
@@ -78,36 +88,41 @@ class Bootloader:
             os.closerange(3, 64)
             os.execvp(self._command[0], self._command)  # noqa: S606 - nothing lies between
 
-        trace = tracer.run(become, self.root, fault, seen)
+        trace = tracer.run(become, self.root, fault, heard)
         over.set()
         agent.join()
         return trace
 
-    def _play(self, over: threading.Event, launcher: list[int]) -> None:
+    def _play(
+        self, over: threading.Event, launcher: list[int], filed: Callable[[int, str], None], patience_s: float
+    ) -> None:
         try:
-            self._update(over)
+            self._update(over, filed, patience_s)
             os.kill(launcher[0], signal.SIGTERM)
-            if not over.wait(3):
+            if not over.wait(2 * patience_s):
                 os.kill(launcher[0], signal.SIGKILL)
         except (FleetError, ProcessLookupError):
             if not over.is_set():
                 os.kill(launcher[0], signal.SIGKILL)
 
-    def _update(self, over: threading.Event) -> None:
+    def _update(self, over: threading.Event, filed: Callable[[int, str], None], patience_s: float) -> None:
         def fits(look: Callable[[BootState], bool]) -> bool:
             self.seen = self.boot.state()
             return over.is_set() or look(self.seen)
 
-        def until(look: Callable[[BootState], bool], deadline_s: float = GIVE_UP_S) -> None:
-            wait_for("the launcher", lambda: fits(look), deadline_s=deadline_s, every_s=0.005)
+        def until(look: Callable[[BootState], bool]) -> None:
+            wait_for("the launcher", lambda: fits(look), deadline_s=patience_s, every_s=0.005)
             if over.is_set():
                 raise FleetError("the launcher is gone")
 
-        until(lambda s: s.slot == OLD and self.boot.started(s.starts) and s.boot_id != "")
-        self.boot.request(f"swap {NEW} 1")
-        until(lambda s: s.slot == NEW and self.boot.started(s.starts))
-        self.boot.request(self._last_word)
-        until(lambda s: s.phase == self.goal and self.boot.started(s.starts))
+        def ask(line: str) -> None:
+            filed(self.boot.request(line), line)
+
+        until(lambda s: s.slot == OLD and self._up(s) and s.boot_id != "")
+        ask(f"swap {NEW} 1")
+        until(lambda s: s.slot == NEW and self._up(s))
+        ask(self._last_word)
+        until(lambda s: s.phase == self.goal and self._up(s))
 
     # --- not traced
 
@@ -131,7 +146,7 @@ class Bootloader:
                 raise FleetError(f"a commit was lost: {first!r}")
             if first.phase != "reverted":
                 self.boot.request(f"swap {NEW} 1")
-                self._until(lambda s: s.slot == NEW and self.boot.started(s.starts))
+                self._until(lambda s: s.slot == NEW and self._up(s))
                 self.boot.request(self._last_word)
             self._until(lambda s: s.phase == self.goal)
             return self._settled(before)
@@ -148,11 +163,12 @@ class Bootloader:
         self._launcher.wait(10)
 
     def _settled(self, before: int) -> BootState:
-        return self._until(
-            lambda s: s.starts > before and self.boot.started(s.starts) and self._runs(s) and not self._asked()
-        )
+        return self._until(lambda s: s.starts > before and self._up(s) and not self._asked())
 
-    def _runs(self, state: BootState) -> bool:
+    def _up(self, state: BootState) -> bool:
+        """Whether the VM of this state runs, and not still the one before it."""
+        if not self.boot.started(state.starts):
+            return False
         current = str((self.app / "current").readlink())
         return current == f"slots/{state.slot}" and self.running() == [state.slot]
 
@@ -184,14 +200,23 @@ class Bootloader:
 
     def half(self) -> str:
         """What on disk is neither old nor new; empty when all is whole."""
-        data = (self.app / "boot/state").read_bytes()
-        body, _, checksum = data.rpartition(b"checksum=")
-        if hashlib.sha256(body).hexdigest().encode() != checksum.strip():
-            return f"boot/state is torn: {data!r}"
+        try:
+            whole_state(self.app)
+        except ValueError as error:
+            return str(error)
         if self.boot.state().slot not in {OLD, NEW}:
             return f"boot/state names {self.boot.state().slot}"
         current = str((self.app / "current").readlink())
         return "" if current in {f"slots/{OLD}", f"slots/{NEW}"} else f"current leads to {current}"
+
+
+def whole_state(app: Path) -> str:
+    """What boot/state says; ValueError when its checksum does not. Error: OSError."""
+    data = (app / "boot/state").read_bytes()
+    body, _, checksum = data.rpartition(b"checksum=")
+    if hashlib.sha256(body).hexdigest().encode() != checksum.strip():
+        raise ValueError(f"boot/state is torn: {data!r}")
+    return data.decode()
 
 
 def rules() -> Rules:

@@ -1,9 +1,10 @@
 """The scratch room of the crash suite, in memory where that can be had, and the figures that it ends with."""
 
+import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ from tests.crash.bootloader import OLD, Bootloader
 from tests.crash.device import Maker, Staged
 
 FIGURES: Counter[str] = Counter()
+KEYS = (
+    "states", "epochs_recorded", "epochs_explored", "violations", "planted", "caught", "syscall_faults",
+    "lint_findings",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +72,17 @@ def running(room: Path, maker: Maker) -> Path:
     return root
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """With `--json` the figures are the last line: after everything that others have to say."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and FIGURES and session.config.getoption("json"):
+        reporter.write_line(json.dumps({key: FIGURES[key] for key in KEYS}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if FIGURES:
         terminalreporter.write_sep("-", "crash suite")
-        for key, value in sorted(FIGURES.items()):
-            terminalreporter.write_line(f"{key:24} {value:8}")
+        for key in (*KEYS, *sorted(set(FIGURES) - set(KEYS))):
+            terminalreporter.write_line(f"{key:24} {FIGURES[key]:8}")

@@ -35,6 +35,14 @@ class Bug:
 WORKER = (
     Bug("no fsync of the slot", "beamfleet_agent/slots.py", (("        sync_filesystem(made)\n", ""),)),
     Bug(
+        "slot synced after its rename",
+        "beamfleet_agent/slots.py",
+        (
+            ("        sync_filesystem(made)\n", ""),
+            ("        made.rename(final)\n", "        made.rename(final)\n        sync_filesystem(final)\n"),
+        ),
+    ),
+    Bug(
         "slots/ not fsynced",
         "beamfleet_agent/slots.py",
         (("to write in it\n        durable.sync_directory(self._slots)\n", "to write in it\n"),),
@@ -54,10 +62,10 @@ WORKER = (
     ),
 )
 LAUNCHER = (
-    Bug("state not fsynced", "launcher", ((">boot/state.new && sync boot/state.new &&", ">boot/state.new &&"),)),
+    Bug("state not fsynced", "state", ((">boot/state.new && sync boot/state.new &&", ">boot/state.new &&"),)),
     Bug(
         "boot/ not fsynced",
-        "launcher",
+        "state",
         (("mv -fT boot/state.new boot/state && sync boot &&", "mv -fT boot/state.new boot/state &&"),),
     ),
     Bug(
@@ -73,20 +81,53 @@ LAUNCHER = (
     Bug(
         "request deleted before its outcome",
         "launcher",
-        (('read -r verb id try _ <"$file"', 'read -r verb id try _ <"$file"; rm -f "$file"'),),
+        (('read -r verb id try more _ <"$file"', 'read -r verb id try more _ <"$file"; rm -f "$file"'),),
     ),
     Bug(
         "count after start",
         "launcher",
         (
-            ("  write_state || { read_state; next_start=$((now + 10)); return; }\n", ""),
-            (
-                "  vm=up born=$now\n",
-                '  vm=up born=$now; until [ -e "$run/started.$starts" ]; do sleep 0.01; done; write_state\n',
-            ),
+            ('  if ! write_state && [ "$phase" = trial ]; then revert uncounted; return; fi', "  "),
+            ("  vm=$!\n", "  vm=$!; until started; do sleep 0.01; done; write_state\n"),
         ),
     ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A bug that the replay of power cuts must see, in the recording of `subject` on `kind`."""
+
+    bug: Bug
+    subject: str
+    kind: str
+    noise: bool
+
+    @property
+    def name(self) -> str:
+        """Of the bug, and where it is seen."""
+        return f"{self.bug.name}, {self.kind} {'noise' if self.noise else 'quiet'}"
+
+
+def _named(name: str) -> Bug:
+    return next(bug for bug in WORKER + LAUNCHER if bug.name == name)
+
+
+REPLAYED = tuple(
+    Replayed(_named(name), subject, kind, noise)
+    for name, subject, kind, noise in (
+        ("no fsync of the slot", "worker", "ext4", False),
+        ("slot synced after its rename", "worker", "xfs", True),
+        ("no fsync of small files", "agent", "ext4", True),
+        ("no fsync of small files", "agent", "btrfs", False),
+        ("state not fsynced", "committed", "xfs", True),
+        ("state not fsynced", "committed", "btrfs", False),
+        ("unlink and symlink", "committed", "ext4", True),
+        ("request deleted before its outcome", "committed", "ext4", True),
+        ("count after start", "committed", "ext4", False),
+    )
+)
+"""Default ext4 hides the second and the fifth: it writes data out before a rename over a name that is there."""
 
 
 def copy_packages(into: Path, bug: Bug) -> Path:
