@@ -387,7 +387,7 @@ def ground_of(boot: BootState) -> Ground:
     """What updates care about in boot/state."""
     return Ground(
         boot.slot, boot.previous, boot.phase, boot.attempt, boot.cause,
-        boot.failed_slot, boot.failed_attempt, boot.failed_cause,
+        boot.failed_slot, boot.failed_attempt, boot.failed_cause, boot.detail,
     )  # fmt: skip
 
 

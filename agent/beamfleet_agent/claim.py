@@ -32,13 +32,16 @@ def claim(paths: Paths) -> int:
         raise AgentError("agent.already_running", f"agent {pid} serves {paths.root or '/'} already", hint) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    with open(paths.agent_pid, "w", encoding="ascii") as file:
+    with open(paths.agent_pid, "w", encoding="utf-8") as file:
         file.write(f"{os.getpid()}\n")
     return descriptor
 
 
 def become_owner(paths: Paths) -> None:
-    """Give up being root where the agent has a user of its own: the owner of identity/, as `setup` made it."""
+    """Give up being root where the agent has a user of its own: the owner of identity/, as `setup` made it.
+
+    Before that, the run directory is made as tmpfiles makes it: without systemd nobody else does after a boot.
+    """
     if os.geteuid() != 0:
         return
     try:
@@ -46,6 +49,9 @@ def become_owner(paths: Paths) -> None:
     except OSError:
         return  # not set up: what comes next says so
     if owner.st_uid != 0:
+        os.makedirs(paths.run, exist_ok=True)
+        os.chown(paths.run, 0, owner.st_gid)
+        os.chmod(paths.run, 0o1775)  # noqa: S103 - sticky
         os.setgroups([])
         os.setgid(owner.st_gid)
         os.setuid(owner.st_uid)

@@ -7,6 +7,13 @@ from beamfleet_agent.course import Outcome, proceed, retry_after, watch
 from beamfleet_agent.moves import Action, Cancel, Retry
 from beamfleet_agent.update_state import PENDING, SWAPPED, State, Update, known, named, runs, spend
 
+NO_EVIDENCE = {
+    "unconfirmed": "nobody confirmed the trial in time",
+    "power": "the power failed too often during the trial",
+    "uncounted": "the disk did not take the count of a start",
+}
+"""Causes of a revert that say nothing about the release: what happened, in words."""
+
 
 def follow(state: State) -> Outcome:
     """What boot/state says, applied to the update."""
@@ -78,11 +85,10 @@ def _adopt(state: State) -> State:
 
 
 def _reverted(state: State, cause: str) -> State:
-    update = state.update
-    if cause != "unconfirmed":
-        update = update._replace(reason=cause, detail="" if cause == "operator" else update.detail)
-        return spend(state._replace(update=update._replace(phase="reverted")))
-    if update.reason:  # we watched, and saw why
-        return spend(state._replace(update=update._replace(phase="reverted")))
-    ended = update._replace(phase="reverted", reason=cause, detail="nobody confirmed the trial in time")
-    return state._replace(update=ended)
+    update, ground = state.update, state.ground
+    if cause in NO_EVIDENCE and not update.reason:
+        return state._replace(update=update._replace(phase="reverted", reason=cause, detail=NO_EVIDENCE[cause]))
+    if cause not in NO_EVIDENCE:  # else we watched, and saw why
+        said = ground.detail if ground.cause == "revert" else ""
+        update = update._replace(reason=cause, detail="" if cause == "operator" else said or update.detail)
+    return spend(state._replace(update=update._replace(phase="reverted")))

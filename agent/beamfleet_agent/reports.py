@@ -22,7 +22,7 @@ OUTBOX = 64
 RESEND_FIRST_S, RESEND_CAP_S = 5.0, 600.0
 CAUSES = frozenset({
     "", "update", "rollback", "revert", "fallback", "operator", "crash", "hang", "oom", "power", "exit", "killed",
-    "probe", "deadline", "unconfirmed", "hook",
+    "probe", "deadline", "unconfirmed", "hook", "uncounted",
 })  # fmt: skip
 _WORD = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._:+-")
 _NAME = frozenset("0123456789abcdefghijklmnopqrstuvwxyz_")

@@ -71,8 +71,8 @@ What a restart (power cut, kill -9) in each phase leads to; the journal and boot
 | trial       | boot/state still shows it: watch from the start of the trial period again; else its end counts         |
 | final       | kept; an assignment that came in meanwhile is checked                                                  |
 
-Quarantine: (slot id, attempt) of what reverted or failed is `spent` and not tried again. A revert that happened while
-nobody watched (`unconfirmed`, and the agent had nothing against the release) is no evidence and spends nothing.
+Quarantine: (slot id, attempt) of what reverted or failed is `spent` and not tried again. A revert that says nothing
+about the release (`unconfirmed`, `power`, `uncounted`, and the agent had nothing against it) spends nothing.
 """
 
 from typing import assert_never

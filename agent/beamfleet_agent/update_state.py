@@ -72,6 +72,8 @@ class Ground(NamedTuple):
     failed_slot: str = ""
     failed_attempt: int = 0
     failed_cause: str = ""
+    detail: str = ""
+    """Of a revert: how the release that did not stay ended."""
 
 
 class State(NamedTuple):

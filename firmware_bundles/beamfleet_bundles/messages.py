@@ -30,7 +30,7 @@ Product = Annotated[str, msgspec.Meta(pattern=r"\A([a-z][a-z0-9-]{0,30})?\Z")]
 Version = Annotated[str, msgspec.Meta(pattern=r"\A([0-9A-Za-z][0-9A-Za-z.+-]{0,63})?\Z")]
 Cause = Literal[
     "", "update", "rollback", "revert", "fallback", "operator", "crash", "hang", "oom", "power", "exit", "killed",
-    "probe", "deadline", "unconfirmed", "hook",
+    "probe", "deadline", "unconfirmed", "hook", "uncounted",
 ]  # fmt: skip
 """Why a release runs or stopped running, in the words of `boot/state`."""
 UpdatePhase = Literal[

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -146,3 +147,22 @@ def test_a_worker_that_finds_another_at_work_touches_nothing(paths: Paths, bundl
     assert (Path(paths.staging) / "somebody's").read_text() == "work"
     assert present(paths.slots) == frozenset()
     os.close(held)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_what_root_does_without_an_agent_is_done_as_the_agents_user() -> None:
+    """Root's files would lock the agent out for ever."""
+    somebody = 64_321
+    with tempfile.TemporaryDirectory(prefix="beamfleet-") as folder:
+        Path(folder).chmod(0o755)
+        paths = lay_down(Path(folder, "device"), words("gw-1"))
+        for place in (paths.var, paths.identity, paths.trust, paths.slots, paths.staging, paths.requests):
+            os.chown(place, somebody, somebody)
+        asked = command(paths, "stop")
+        request = eventually("the request", lambda: sorted(Path(paths.requests).glob("[0-9]*")))[0]
+        asked.kill()
+        ends(asked)
+        assert request.stat().st_uid == somebody
+        script = "import sys; from beamfleet_agent import claim, paths; claim.claim(paths.Paths(sys.argv[1]))"
+        subprocess.run([sys.executable, "-c", script, paths.root], check=True)
+        assert {Path(path).stat().st_uid for path in (paths.lock, paths.agent_pid)} == {somebody}

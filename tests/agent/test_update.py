@@ -96,7 +96,7 @@ def test_a_hold_comes_too_late_for_a_trial() -> None:
     assert state.update.phase == "committed"
 
 
-@pytest.mark.parametrize("cause", ["crash", "hang", "deadline", "probe", "operator", "power"])
+@pytest.mark.parametrize("cause", ["crash", "hang", "oom", "hook", "deadline", "probe", "operator"])
 def test_a_reverted_attempt_is_not_tried_again_but_the_next_attempt_is(cause: str) -> None:
     gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, cause)
     state, _ = through(FRESH, *TRIAL, moves.BootChanged(gone_back))
@@ -113,11 +113,33 @@ def test_a_quarantined_release_that_is_assigned_after_another_one_fails_by_name(
     assert kinds(actions) == [moves.Cancel]
 
 
-def test_a_revert_that_nobody_watched_is_no_evidence_against_the_release() -> None:
-    gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, "unconfirmed")
+@pytest.mark.parametrize("cause", ["unconfirmed", "power", "uncounted"])
+def test_a_revert_that_nobody_watched_or_that_the_power_made_is_no_evidence_against_the_release(cause: str) -> None:
+    gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, cause)
     down, _ = through(FRESH, *TRIAL, moves.Observed("health", "it starts"))
     state, _ = step(down, moves.Started(gone_back, SLOTS))
-    assert (state.update.phase, state.update.reason, state.spent) == ("reverted", "unconfirmed", ())
+    assert (state.update.phase, state.update.reason, state.spent) == ("reverted", cause, ())
+    assert state.update.detail
+
+
+def test_a_revert_tells_how_the_release_ended_in_the_launchers_words() -> None:
+    said = "crash: status 1, Kernel pid terminated (application_controller)"
+    gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, "crash", said)
+    state, _ = through(FRESH, *TRIAL, moves.Observed("health", "it does not answer"), moves.BootChanged(gone_back))
+    assert (state.update.reason, state.update.detail) == ("crash", said)
+
+
+def test_the_quarantine_survives_a_reboot_and_names_the_release() -> None:
+    gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, "crash")
+    state, _ = through(FRESH, *TRIAL, moves.BootChanged(gone_back))
+    state, _ = through(state, moves.Assigned("other"), moves.Checked(11, 1, OLD))
+    remembered = decode(encode(state, Ledger()))
+    assert remembered is not None
+    state, _ = through(remembered[0], moves.Started(gone_back, SLOTS), moves.Assigned("the same again"))
+    state, actions = step(state, moves.Checked(12, 1, NEW))
+    assert (state.update.phase, state.update.reason, kinds(actions)) == (
+        "failed", "update.quarantined", [moves.Cancel],
+    )  # fmt: skip
 
 
 def test_a_revert_that_we_watched_names_what_we_saw() -> None:
