@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,25 @@ def standing(workshop: Workshop, laid_down: Path, room: Path) -> Iterator[Packag
     """The same, shared by tests that change nothing."""
     with _device(workshop, laid_down, room) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def side_by_side(workshop: Workshop, laid_down: Path, room: Path) -> Callable[..., None]:
+    """Runs a case for each of the words, each with such a device of its own, at the same time: they mostly wait."""
+
+    def run(case: Callable[[PackagedDevice, str], None], *words: str) -> None:
+        def one(word: str) -> None:
+            try:
+                with _device(workshop, laid_down, room) as device:
+                    case(device, word)
+            except BaseException as error:
+                error.add_note(f"in the case of {word}")
+                raise
+
+        with ThreadPoolExecutor(len(words)) as pool:
+            list(pool.map(one, words))
+
+    return run
 
 
 @contextlib.contextmanager

@@ -1,11 +1,18 @@
 """Packaged devices with real systemd and real users: cold boots, units killed in each state, reboots in mid-trial."""
 
+import re
 from collections.abc import Callable
 
 import pytest
 
 from tests.boot.conftest import Releases
-from tests.support.packaged import AGENT, APP, LAUNCHER, RUN, VAR, PackagedDevice
+from tests.support.packaged import AGENT, APP, LAUNCHER, ROOT, RUN, VAR, PackagedDevice
+
+SIGNALS = ("KILL", "TERM")
+BOOTS = ("reboot", "cut")
+SideBySide = Callable[..., None]
+LINES = re.findall(r"^::respawn:(.+)$", (ROOT / "systemd/README.md").read_text(), re.MULTILINE)
+"""The commands that the README gives to an init without units."""
 
 pytestmark = [pytest.mark.suite(name="boot"), pytest.mark.timeout(180)]
 
@@ -24,15 +31,27 @@ def settled(device: PackagedDevice, version: str, phase: str) -> dict[str, str]:
     return state
 
 
-def until_staging(device: PackagedDevice) -> None:
-    """Until the worker writes a slot."""
-    staging = device.machine.path(f"{APP}/staging")
-    device.machine.until("the worker to write a slot", lambda: any(staging.iterdir()))
-
-
 def until_trial(device: PackagedDevice) -> dict[str, str]:
     """Until the new release is on trial and a VM runs it."""
     return device.until_state("a trial", lambda state: state["phase"] == "trial" and device.vm_pid() is not None)
+
+
+def killed(device: PackagedDevice, unit: str, signal: str) -> None:
+    """`systemctl kill` of everything in the unit, until its main process is another one."""
+    before, phase = device.main_pid(unit), device.boot_state()["phase"]
+    device.systemctl("kill", "-s", signal, unit)
+    assert device.boot_state()["phase"] == phase, "it came too late"
+    device.machine.until(f"another {unit}", lambda: device.main_pid(unit) not in (0, before))
+
+
+def booted_again(device: PackagedDevice, how: str) -> None:
+    """A boot after a clean shutdown, or after none."""
+    assert device.boot_state()["phase"] == "trial", "it came too late"
+    if how == "reboot":
+        device.machine.reboot()
+    else:
+        device.machine.cut()
+        device.machine.boot()
 
 
 # --- cold boots
@@ -67,13 +86,15 @@ def parts(device: PackagedDevice) -> dict[str, int]:
     }
 
 
+def users(device: PackagedDevice, pids: dict[str, int]) -> dict[str, str]:
+    """Whose processes these are, by their names."""
+    shown = device.machine.run("ps", "-o", "pid=,user:32=", "-p", ",".join(map(str, pids.values()))).stdout
+    owners = {int(line.split()[0]): line.split()[1] for line in shown.splitlines()}
+    return {name: owners.get(pid, "") for name, pid in pids.items()}
+
+
 def test_each_part_runs_as_its_own_user(standing: PackagedDevice) -> None:
-    pids = parts(standing)
-    shown = standing.machine.run("ps", "-o", "pid=,user:32=", "-p", ",".join(map(str, pids.values()))).stdout
-    users = {int(line.split()[0]): line.split()[1] for line in shown.splitlines()}
-    assert {name: users[pid] for name, pid in pids.items()} == {
-        "launcher": "root", "agent": "beamfleet", "vm": "beamfleet-app"
-    }  # fmt: skip
+    assert users(standing, parts(standing)) == {"launcher": "root", "agent": "beamfleet", "vm": "beamfleet-app"}
 
 
 def test_memory_runs_out_for_the_release_first(standing: PackagedDevice) -> None:
@@ -138,22 +159,37 @@ def refused_to(device: PackagedDevice, user: str, attempt: str) -> None:
 # --- units killed in each state
 
 
-@pytest.mark.parametrize("signal_name", ["KILL", "TERM"])
 @pytest.mark.parametrize("unit", [LAUNCHER, AGENT])
-@pytest.mark.parametrize("when", ["idle", "staging", "trial"])
-def test_a_unit_may_be_killed_at_any_time(
-    when: str, unit: str, signal_name: str, device: PackagedDevice, releases: Releases
-) -> None:
-    if when != "idle":
-        device.begin_install(releases.new)
-        (until_staging if when == "staging" else until_trial)(device)
-    before = device.main_pid(unit)
-    device.systemctl("kill", "-s", signal_name, unit)
-    device.machine.until(f"another {unit}", lambda: device.main_pid(unit) not in (0, before))
-    if (when, unit) == ("staging", AGENT):  # whoever asked for it has heard that the agent went away
+def test_a_unit_of_an_idle_device_may_be_killed(unit: str, device: PackagedDevice) -> None:
+    for signal in SIGNALS:
+        killed(device, unit, signal)
         settled(device, "1.0.0", "committed")
-        device.install(releases.new)
-    settled(device, "1.0.0" if when == "idle" else "1.1.0", "committed")
+
+
+@pytest.mark.parametrize("unit", [LAUNCHER, AGENT])
+def test_a_unit_may_be_killed_while_a_slot_is_written(unit: str, side_by_side: SideBySide, releases: Releases) -> None:
+    def case(device: PackagedDevice, signal: str) -> None:
+        device.begin_install(releases.new)
+        staging = device.machine.path(f"{APP}/staging")
+        device.machine.until("the worker to write a slot", lambda: any(staging.iterdir()))
+        killed(device, unit, signal)
+        if unit == AGENT:  # whoever asked for it has heard that the agent went away
+            settled(device, "1.0.0", "committed")
+            device.install(releases.new)
+        settled(device, "1.1.0", "committed")
+
+    side_by_side(case, *SIGNALS)
+
+
+@pytest.mark.parametrize("unit", [LAUNCHER, AGENT])
+def test_a_unit_may_be_killed_in_a_trial(unit: str, side_by_side: SideBySide, releases: Releases) -> None:
+    def case(device: PackagedDevice, signal: str) -> None:
+        device.begin_install(releases.new)
+        until_trial(device)
+        killed(device, unit, signal)
+        settled(device, "1.1.0", "committed")
+
+    side_by_side(case, *SIGNALS)
 
 
 def test_launcher_agent_and_heart_killed_at_once_come_back(device: PackagedDevice) -> None:
@@ -169,34 +205,27 @@ def test_launcher_agent_and_heart_killed_at_once_come_back(device: PackagedDevic
 # --- trials
 
 
-@pytest.mark.parametrize("how", ["reboot", "cut"])
-def test_a_good_release_survives_a_boot_in_its_trial(how: str, device: PackagedDevice, releases: Releases) -> None:
-    device.begin_install(releases.new)
-    until_trial(device)
-    if how == "reboot":
-        device.machine.reboot()
-    else:
-        device.machine.cut()
-        device.machine.boot()
-    state = settled(device, "1.1.0", "committed")
-    assert state["cause"] == ("operator" if how == "reboot" else "power")
-    assert state["power_losses"] == ("0" if how == "reboot" else "1")
-    assert device.agent("status")["update"]["phase"] == "committed"
+def test_a_good_release_survives_a_boot_in_its_trial(side_by_side: SideBySide, releases: Releases) -> None:
+    def case(device: PackagedDevice, how: str) -> None:
+        device.begin_install(releases.new)
+        until_trial(device)
+        booted_again(device, how)
+        state = settled(device, "1.1.0", "committed")
+        assert (state["cause"], state["power_losses"]) == (("power", "1") if how == "cut" else ("operator", "0"))
+        assert device.agent("status")["update"]["phase"] == "committed"
+
+    side_by_side(case, *BOOTS)
 
 
-@pytest.mark.parametrize("how", ["reboot", "cut"])
-def test_a_dying_release_reverts_whatever_boots_come_between(
-    how: str, device: PackagedDevice, releases: Releases
-) -> None:
-    device.begin_install(releases.dying)
-    until_trial(device)
-    if how == "reboot":
-        device.machine.reboot()
-    else:
-        device.machine.cut()
-        device.machine.boot()
-    state = settled(device, "1.0.0", "reverted")
-    assert state["failed"].startswith(f"{releases.dying.slot}:1:")
+def test_a_dying_release_reverts_whatever_boots_come_between(side_by_side: SideBySide, releases: Releases) -> None:
+    def case(device: PackagedDevice, how: str) -> None:
+        device.begin_install(releases.dying)
+        until_trial(device)
+        booted_again(device, how)
+        state = settled(device, "1.0.0", "reverted")
+        assert state["failed"].startswith(f"{releases.dying.slot}:1:")
+
+    side_by_side(case, *BOOTS)
 
 
 def test_without_its_agent_a_good_release_reverts_unconfirmed(device: PackagedDevice, releases: Releases) -> None:
@@ -210,3 +239,56 @@ def test_without_its_agent_a_good_release_reverts_unconfirmed(device: PackagedDe
     assert state["failed"] == f"{releases.new.slot}:1:unconfirmed"
     device.until_answers("1.0.0")
     assert overlaps(device) == []
+
+
+# --- people
+
+
+def test_root_acts_in_place_of_an_agent_that_is_stopped_and_does_not_lock_it_out(
+    device: PackagedDevice, releases: Releases
+) -> None:
+    device.systemctl("stop", AGENT)
+    device.install(releases.new)
+    device.agent("stop")
+    device.agent("start")
+    device.systemctl("start", AGENT)
+    settled(device, "1.1.0", "committed")
+    foreign = device.machine.run(
+        "find", VAR, "-xdev", "-user", "root", "-not", "-path", f"{APP}/*", "-not", "-name", "lost+found", "-type", "f"
+    )
+    assert foreign.stdout == ""
+    assert device.agent("rollback")["version"] == "1.0.0"
+
+
+# --- the agent's watchdog
+
+
+def test_an_agent_that_hangs_is_replaced(device: PackagedDevice) -> None:
+    device.machine.run("mkdir", "-p", f"/run/systemd/system/{AGENT}.d")
+    device.machine.path(f"/run/systemd/system/{AGENT}.d/hasty.conf").write_text("[Service]\nWatchdogSec=4\n")
+    device.systemctl("daemon-reload")
+    device.systemctl("restart", AGENT)
+    hung, vm = device.main_pid(AGENT), device.vm_pid()
+    device.machine.run("kill", "-s", "STOP", str(hung))
+    device.machine.until("another agent", lambda: device.main_pid(AGENT) not in (0, hung))
+    assert "watchdog" in device.machine.run("journalctl", "-b", "-u", AGENT, "--no-pager").stdout.lower()
+    settled(device, "1.0.0", "committed")
+    assert device.vm_pid() == vm
+
+
+# --- without units
+
+
+def test_two_respawned_commands_are_all_that_an_init_without_units_needs(
+    device: PackagedDevice, releases: Releases
+) -> None:
+    device.systemctl("disable", "--now", AGENT, LAUNCHER)
+    device.machine.run("rm", "-r", RUN)  # as a boot leaves it
+    for command in LINES:
+        device.machine.run("systemd-run", "--quiet", "--property=Restart=always", *command.split())
+    device.until_answers("1.0.0")
+    device.machine.until("the agent", lambda: device.agent("status")["agent"])
+    assert device.install(releases.new)["version"] == "1.1.0"
+    assert users(device, {"vm": device.vm_pid() or 0, "agent": device.agent("status")["agent"]["pid"]}) == {
+        "vm": "beamfleet-app", "agent": "beamfleet"
+    }  # fmt: skip
