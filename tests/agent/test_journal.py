@@ -25,8 +25,9 @@ STATES = st.builds(
     floor=st.integers(0, 99),
 )
 LEDGERS = st.builds(
-    Ledger, st.integers(0, 2**40), st.integers(0, 2**40), st.lists(st.dictionaries(NAMES, NAMES)).map(tuple)
-)
+    Ledger, st.integers(0, 2**40), st.integers(0, 2**40), st.lists(st.dictionaries(NAMES, NAMES)).map(tuple),
+    st.integers(0, 9), st.lists(st.tuples(NAMES, NAMES, st.integers(0, 9), st.integers(0, 255))).map(tuple),
+)  # fmt: skip
 SOME = encode(State(Update("staged", "a" * 32), accepted="x", sequence=7), Ledger(boot=3, starts=2))
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -71,6 +72,38 @@ def test_the_journal_of_the_first_version_stays_readable() -> None:
     assert (state.spent, state.floor) == ((("b" * 32, 1),), 3)
     assert state.releases[0].permanent == ("kernel", "stdlib", "gateway")
     assert (ledger.boot, ledger.starts, ledger.outbox[0]["kind"]) == (12, 5, "restart")
+
+
+def test_the_journal_of_the_version_with_hooks_stays_readable() -> None:
+    remembered = decode((GOLDEN / "journal.v1-hooks.json").read_bytes())
+    assert remembered is not None
+    state, ledger = remembered
+    assert (state.update.phase, state.update.origin, state.update.put_off, state.update.forced) == (
+        "staged", "rollback", 3, True,
+    )  # fmt: skip
+    assert [release.data_schema for release in state.releases] == [6, 7]
+    assert ledger.hooks == (("post-swap", "a" * 32, 1, 0), ("commit", "a" * 32, 1, 1))
+    assert encode(state, ledger) == (GOLDEN / "journal.v1-hooks.json").read_bytes()
+
+
+def test_every_sample_is_read_by_a_test() -> None:
+    assert {path.name for path in GOLDEN.iterdir()} == {"journal.v1.json", "journal.v1-hooks.json"}
+
+
+def test_what_this_version_writes_has_everything_that_an_older_one_reads() -> None:
+    """An older agent looks for the keys of its own sample and passes over all others: none may go or change its kind."""
+    older = json.loads((GOLDEN / "journal.v1.json").read_bytes())
+    newer = json.loads((GOLDEN / "journal.v1-hooks.json").read_bytes())
+    assert older["v"] == newer["v"]
+    pairs = [
+        (older["content"], newer["content"]),
+        (older["content"]["update"], newer["content"]["update"]),
+        (older["content"]["releases"][0], newer["content"]["releases"][0]),
+        (older["content"]["outbox"][0], newer["content"]["outbox"][0]),
+    ]
+    for before, after in pairs:
+        assert {key: type(value) for key, value in before.items()} == {key: type(after.get(key)) for key in before}
+    assert newer["content"]["update"]["phase"] in PHASES
 
 
 def test_keys_of_a_newer_version_are_ignored_and_missing_ones_have_defaults() -> None:
