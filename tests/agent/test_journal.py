@@ -91,7 +91,7 @@ def test_every_sample_is_read_by_a_test() -> None:
 
 
 def test_what_this_version_writes_has_everything_that_an_older_one_reads() -> None:
-    """An older agent looks for the keys of its own sample and passes over all others: none may go or change its kind."""
+    """An older agent looks for the keys of its own sample and passes over others: none may go or change its kind."""
     older = json.loads((GOLDEN / "journal.v1.json").read_bytes())
     newer = json.loads((GOLDEN / "journal.v1-hooks.json").read_bytes())
     assert older["v"] == newer["v"]
