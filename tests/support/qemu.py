@@ -1,12 +1,13 @@
 """A PC with a hardware watchdog, computed by QEMU: Debian's own kernel, a disk of `tests.support.device_disk`.
 
 Computed always, never by KVM: that a machine has /dev/kvm does not mean that it works there. The kernel is Debian's
-full one, whose cloud sister has no driver of the watchdog; it is fetched by apt, taken apart and kept by its name. What
-the machine does is told by the console and by QMP, whose events (WATCHDOG, RESET) carry no opinion of the guest.
+full one, whose cloud sister has no driver of the watchdog; it is fetched by apt, taken apart, and kept. What the
+machine does is told by the console and by QMP, whose events (WATCHDOG, RESET) carry no opinion of the guest.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -33,10 +34,11 @@ _INIT = f"""#!/busybox sh
 /busybox mount -t devtmpfs dev /dev
 while read -r module; do /busybox insmod "/modules/$module"; done </modules/order
 until [ -b /dev/vda ]; do /busybox sleep 0.1; done
-/busybox mount -t ext4 -o ro /dev/vda /root
-/busybox mount --move /dev /root/dev
-exec /busybox switch_root /root {device_disk.GUEST_INIT}
+/busybox mount -t ext4 -o ro /dev/vda /disk
+/busybox mount --move /dev /disk/dev
+exec /busybox switch_root /disk {device_disk.GUEST_INIT}
 """
+_RECIPE = hashlib.sha256(json.dumps([_INIT, MODULES]).encode()).hexdigest()[:16]
 
 
 def missing() -> str:
@@ -64,7 +66,7 @@ class Machine:
                         PROGRAM, "-accel", "tcg", "-cpu", "max", "-m", MEMORY, "-nodefaults", "-no-user-config",
                         "-display", "none", "-serial", "stdio", "-qmp", f"unix:{room}/qmp,server=on,wait=on",
                         "-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initramfs"),
-                        "-append", "console=ttyS0 quiet panic=1 net.ifnames=0",
+                        "-append", "console=ttyS0 quiet panic=1 mitigations=off",
                         "-drive", f"file={disk},format=raw,if=virtio,cache=writeback",
                         "-device", "i6300esb", "-action", "watchdog=reset",
                     ]
@@ -137,7 +139,7 @@ def _kernel() -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "kernel.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        kept = sorted(CACHE.glob("linux-image-*/initramfs"), key=os.path.getmtime)
+        kept = sorted(CACHE.glob(f"linux-image-*.{_RECIPE}/initramfs"), key=os.path.getmtime)
         return kept[-1].parent if kept else _fetch_kernel()
 
 
@@ -154,13 +156,12 @@ def _fetch_kernel() -> Path:
         made.mkdir()
         shutil.move(next((here / "root/boot").glob("vmlinuz-*")), made / "vmlinuz")
         _initramfs(here / "root", made / "initramfs")
-        made.rename(CACHE / package)
-    return CACHE / package
+        return made.rename(CACHE / f"{package}.{_RECIPE}")
 
 
 def _initramfs(root: Path, image: Path) -> None:
     tree = image.parent.parent / "tree"
-    for folder in ("dev", "root", "modules"):
+    for folder in ("dev", "disk", "modules"):
         (tree / folder).mkdir(parents=True)
     shutil.copy(root / "bin/busybox", tree / "busybox")
     (tree / "init").write_text(_INIT)
