@@ -88,6 +88,8 @@ class Console:
         self.type(command)
         before = self.position
         found = self.expect(rf"^<{self._commands} (\d+)>$", deadline_s)
+        if before and self._text[before - 1] != "\n":  # what was expected last was in the middle of a line
+            before = self._text.index("\n", before)
         lines = self._text[before : found.start()].splitlines()
         answer = "\n".join(line for line in lines if not line.startswith(DEVICE) and not NOISE.match(line)).strip()
         if int(found[1]) not in ok:
