@@ -1,5 +1,6 @@
 """What the suite stands on: slots of the example releases that all workers share, devices that are cleared, figures."""
 
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,10 +17,32 @@ Told = Callable[[object], None]
 
 
 @pytest.fixture(scope="session")
-def releases(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Releases:
-    """Slots of the example releases; the workers of one run share a directory."""
+def common(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A directory that the workers of one run share."""
     place = tmp_path_factory.getbasetemp()
-    return Releases((place.parent if hasattr(request.config, "workerinput") else place) / "releases")
+    return place.parent if hasattr(request.config, "workerinput") else place
+
+
+@pytest.fixture(scope="session")
+def releases(common: Path) -> Releases:
+    """Slots of the example releases."""
+    return Releases(common / "releases")
+
+
+@pytest.fixture
+def oom_expected(common: Path) -> Iterator[None]:
+    """The kernel may have to kill for memory in this test. Its count of such kills is the whole machine's."""
+    with (common / "oom").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def no_oom(common: Path) -> Iterator[None]:
+    """The kernel kills nothing for memory while this test runs: a SIGKILL here is just that."""
+    with (common / "oom").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture

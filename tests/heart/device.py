@@ -1,4 +1,4 @@
-"""One device with a real release under heart, a launcher and no agent: murdered in every way, and timed by the boot clock.
+"""One device with a real release under heart, a launcher and no agent: murdered in every way, timed by the boot clock.
 
 `give` lays a slot, `serve` brings the device up with a committed release, `absence` tells how long the service was away
 after something happened to it, `alone` is the proof that no two VMs overlapped. `clear` ends whatever is left, by pid.
@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from beamfleet_agent.boot import BootState
 
 from tests.support import release_slots
 from tests.support.fleet import Device, FleetError, wait_for
@@ -118,6 +120,19 @@ class HeartDevice(LauncherDevice):
 
     # --- what is looked at
 
+    def until(self, what: str, look: Callable[[BootState], bool], deadline_s: float = 60) -> BootState:
+        """The first state that fits; a failure shows what the release said last."""
+        try:
+            return super().until(what, look, deadline_s)
+        except FleetError as error:
+            with contextlib.suppress(FileNotFoundError):
+                raise FleetError(f"{error}\n{(self.run / 'vm.log').read_text(errors='replace')[-2000:]}") from None
+            raise
+
+    def runs(self, name: str, *, after: int, deadline_s: float = 60) -> BootState:
+        """Until a VM start newer than `after` of this slot has run its boot script."""
+        return super().runs(name, after=after, deadline_s=deadline_s)
+
     def absence(self, happen: Callable[[], None], deadline_s: float = 40) -> Absence:
         """Have something happen to the running VM, and see the service back."""
         before, happened_ms = self.vm(), boot_clock_ms()
@@ -158,7 +173,19 @@ class HeartDevice(LauncherDevice):
             pid = parent(pid)
         return [pid, *chain]
 
+    def names(self) -> list[str]:
+        """The names of the programs that work in the application's directory."""
+        found = []
+        for pid in working_in(self.app):
+            with contextlib.suppress(OSError):
+                found.append(Path(f"/proc/{pid}/comm").read_text().strip())
+        return found
+
     # --- the end
+
+    def left(self) -> list[int]:
+        """Every process that runs from the slots, works in the device's directory or belongs to the release's user."""
+        return sorted({*self.ours(), *working_in(self.root), *of_user(self.app_user)})
 
     def clear(self) -> None:
         """End launcher and release, whoever started them; FleetError when that had to be forced."""
@@ -166,10 +193,9 @@ class HeartDevice(LauncherDevice):
         if foster := self.launcher_pid():  # heart may have started it
             os.kill(foster, signal.SIGTERM)
             wait_for("the launcher to end", lambda: ended(foster), deadline_s=30)
-        left = [*self.ours(), *of_user(self.app_user)]
         with contextlib.suppress(FleetError):
-            self.until_gone()
-            left = of_user(self.app_user)
+            wait_for("everything of it to be gone", lambda: not self.left(), deadline_s=20)
+        left = self.left()
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -198,12 +224,31 @@ def parent(pid: int) -> int:
     return int(_stat(pid)[1])
 
 
+def descendants(pid: int) -> list[int]:
+    """Every child of a process, their children, and so on."""
+    try:
+        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return children + [below for child in children for below in descendants(child)]
+
+
 def of_user(user: int) -> list[int]:
     """Every process of this user; none for 0."""
     found = []
     for entry in Path("/proc").glob("[0-9]*") if user else ():
         with contextlib.suppress(OSError):
             if entry.stat().st_uid == user and not ended(int(entry.name)):
+                found.append(int(entry.name))
+    return found
+
+
+def working_in(root: Path) -> list[int]:
+    """Every process whose working directory is `root` or below it."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cwd").readlink().is_relative_to(root):
                 found.append(int(entry.name))
     return found
 

@@ -1,4 +1,4 @@
-"""Where nothing respawns the launcher (respawned=no) heart's command is the launcher: who comes back, and who does not."""
+"""Where nothing respawns the launcher (respawned=no) heart's command is the launcher: who comes back, who does not."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from tests.heart.device import PRODUCTS, ended
 from tests.support.fleet import FleetError, wait_for
 from tests.support.launcher_device import OLD
 
-pytestmark = pytest.mark.suite(name="heart")
+pytestmark = [pytest.mark.suite(name="heart"), pytest.mark.usefixtures("no_oom")]
 
 KINDS = pytest.mark.parametrize("kind", PRODUCTS)
 ALONE = {"respawned": "no"}

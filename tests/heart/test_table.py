@@ -16,7 +16,7 @@ from tests.heart.device import PRODUCTS, SUPERVISORS, HeartDevice, ended
 from tests.support.fleet import wait_for
 from tests.support.launcher_device import OLD, boot_clock_ms
 
-pytestmark = pytest.mark.suite(name="heart")
+pytestmark = [pytest.mark.suite(name="heart"), pytest.mark.usefixtures("no_oom")]
 
 KINDS = pytest.mark.parametrize("kind", PRODUCTS)
 STARTED_AGAIN_MS = 5000

@@ -1,15 +1,18 @@
 """Slots as they lie on a device, for tests that have a launcher and no agent.
 
 `Releases` writes real releases as the worker does, once: built to a bundle, unpacked against its manifest by `Slots`.
-`lay` gives a device its own copy by hard links, with what a test adds to the start or breaks. `tiny` is kernel and
-stdlib of this machine's OTP alone.
+`lay` gives a device its own copy by hard links, with what a test adds to the start or breaks. `with_arguments` is a
+tarball to be built, signed and installed that starts with something more. `tiny` is kernel and stdlib of this
+machine's OTP alone.
 """
 
 import fcntl
 import functools
+import io
 import os
 import shutil
 import subprocess
+import tarfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,6 +82,20 @@ def lay(
         place.unlink()
         place.write_bytes(content)
         place.chmod(mode)
+
+
+def with_arguments(source: Path, path: Path, arguments: Sequence[str]) -> Path:
+    """Write the tarball `source` to `path` with further words, none with a single quote, in its vm.args."""
+    more = "".join(f"\n'{word}'" for word in arguments).encode() + b"\n"
+    with tarfile.open(source) as old, tarfile.open(path, "w:gz", compresslevel=1) as new:
+        for member in old:
+            file = old.extractfile(member)
+            content = file.read() if file else b""
+            if member.name.endswith("/vm.args"):
+                content += more
+                member.size = len(content)
+            new.addfile(member, io.BytesIO(content))
+    return path
 
 
 def tiny(slot: Path) -> None:

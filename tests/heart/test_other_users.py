@@ -1,0 +1,73 @@
+"""A release that runs as a user of its own cannot harm what is not its own: processes without end are counted, and go
+with it. On a device with one user only nothing of this can be prevented.
+"""
+
+import os
+
+import pytest
+
+from tests.heart.conftest import Make, Told
+from tests.heart.device import of_user
+from tests.support.fleet import wait_for
+from tests.support.launcher_device import NEW, OLD, boot_clock_ms
+
+pytestmark = [
+    pytest.mark.suite(name="heart"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a release a user of its own"),
+]
+
+BOMBER, ATTACKER = 61001, 61002
+PROCESSES = 200
+BACK_S = 15
+TRIAL_S = 20
+BOMBS = {
+    "fills": "for i in 1 2 3 4 5; do (while :; do sleep 600 & done) & done",
+    "hops": "hop() { sleep 0.02; hop & }; for i in 1 2 3; do hop & done",
+}
+"""Takes every process that it can get; or is never the process that was there a moment ago."""
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("kind", ["relx", "mix"])
+def test_a_fork_bomb_goes_with_its_release(make: Make, told: Told, kind: str, bomb: str) -> None:
+    user = BOMBER + 10 * (kind == "mix") + 20 * (bomb == "hops")
+    device = make(kind, app_user=user, settings={"app_max_processes": PROCESSES})
+    device.serve()
+    device.set(trial_deadline_s=TRIAL_S)
+    light = f'spawn(fun() -> timer:sleep(500), os:cmd("touch bomb; {BOMBS[bomb]}") end).'
+    device.give(NEW, "1.1.0", arguments=("-eval", light))
+    starts, asked_ms = device.boot.state().starts, boot_clock_ms()
+    device.boot.request(f"swap {NEW} 1")
+    wait_for("the bomb", (device.app / "data/bomb").exists, deadline_s=TRIAL_S)
+    if bomb == "fills":
+        wait_for("it to be full", lambda: len(of_user(user)) > PROCESSES // 2, deadline_s=TRIAL_S)
+    device.until("the revert", lambda s: s.phase == "reverted", TRIAL_S + 40)
+    device.runs(OLD, after=starts + 1)
+    begun_ms = device.answers(asked_ms)["started_ms"]
+    assert isinstance(begun_ms, int)
+    assert begun_ms - asked_ms <= (TRIAL_S + BACK_S) * 1000
+    assert set(of_user(user)) <= set(device.ours())
+    device.alone()
+    told(f"old release back after {begun_ms - asked_ms} ms of at most {(TRIAL_S + BACK_S) * 1000}")
+
+
+def test_a_release_cannot_touch_launcher_state_or_slots(make: Make) -> None:
+    device = make("relx", app_user=ATTACKER)
+    before, answer = device.serve(), device.app / "data/told"
+    launcher = device.launcher_pid()
+    places = ["boot/state", "boot/x", "requests/0000000009", "current/x", f"slots/{OLD}/.beamfleet/launch", "slots/x"]
+    attacks = [f'file:write_file("../{place}", "x")' for place in places]
+    attacks += [f'file:delete("{device.run}/{name}")' for name in ("doorbell", "launcher.lock", "vm.pid")]
+    attacks += [f'file:write_file("{device.run}/doorbell", "x")', 'file:rename("../data", "../mine")']
+    shell = f'os:cmd("kill -9 {launcher} && echo done || echo refused")'
+    device.order(
+        f'A = [{", ".join(attacks)}], S = {shell}, file:write_file("told.new", io_lib:format("~0p", [{{A, S}}])), '
+        'file:rename("told.new", "told").'
+    )
+    wait_for("the attack", answer.exists, deadline_s=20)
+    said = answer.read_text()
+    assert said.count("{error,eacces}") == len(attacks), said
+    assert "refused" in said
+    assert device.launcher_pid() == launcher
+    assert device.boot.state().starts == before
+    device.alone()
