@@ -6,7 +6,9 @@ is one machine of `tests.support.nspawn` with the words of the field. The port o
 
 import base64
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +47,7 @@ class Workshop:
         self._work = work
         self.base = work / "base"
         self._repository = Repository(now(), releases=())
-        self.package = package(work)
+        self.package = package(work / "package")
         install_package(rootfs.unpack(self.base), self.package)
         (self.base / BUNDLES.lstrip("/")).mkdir(parents=True)
 
@@ -178,10 +180,12 @@ class PackagedDevice:
             return []
 
 
-def package(work: Path) -> Path:
-    """The Debian package of this tree, made anew."""
-    out = work / "package"
-    made = subprocess.run([ROOT / "systemd/package", out], capture_output=True, text=True, check=False)
+def package(out: Path, tree: Path = ROOT) -> Path:
+    """The Debian package of a tree, made anew with this environment's tools in the directory `out`."""
+    environment = os.environ | {"BEAMFLEET_TOOLS": str(Path(sys.executable).parent)}
+    made = subprocess.run(
+        [tree / "systemd/package", out], env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
     if made.returncode != 0:
         raise AssertionError(f"systemd/package ended with {made.returncode}\n{made.stderr}")
     return Path(made.stdout.strip())

@@ -100,7 +100,8 @@ def test_one_line_names_what_may_be_written_and_memory_runs_out_for_the_release_
 def test_every_setting_that_takes_something_away_is_explained() -> None:
     readme = (FOLDER / "README.md").read_text()
     keys = {key for unit in (LAUNCHER, AGENT) for key in settings(unit)}
-    assert sorted(key for key in keys - {"Description", "Documentation", "ExecStart", "WantedBy"} if f"`{key}" not in readme) == []
+    keys -= {"Description", "Documentation", "ExecStart", "WantedBy"}
+    assert sorted(key for key in keys if f"`{key}" not in readme) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to somebody")
