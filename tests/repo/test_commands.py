@@ -38,7 +38,7 @@ def test_dev_refuses_what_it_does_not_know(arguments: tuple[str, ...]) -> None:
 
 def test_dev_help_names_every_command() -> None:
     documented = set(re.findall(r"^  ([a-z]+)\b", dev("help").stdout.split("examples:")[0], re.MULTILINE))
-    assert documented == {"demo", "test", "check", "bench", "setup", "lock", "help"}
+    assert documented == {"demo", "test", "check", "bench", "package", "setup", "lock", "help"}
 
 
 def test_continuous_integration_knows_every_further_suite() -> None:
