@@ -10,6 +10,16 @@ from tests.support.packaged import AGENT, APP, LAUNCHER, ROOT, RUN, VAR, Package
 
 SIGNALS = ("KILL", "TERM")
 BOOTS = ("reboot", "cut")
+PLANTED = "10-planted"
+HOOKS = {
+    PLANTED: "#!/bin/sh\ntouch /var/lib/beamfleet/planted\n",
+    "20-copy": """#!/bin/sh
+id -u
+cp -a "$BEAMFLEET_DATA" "$BEAMFLEET_DATA/../copy" || exit 1
+touch /usr/x 2>/dev/null || echo cannot write to /usr
+echo "from ${BEAMFLEET_FROM##*/}"
+""",
+}
 SideBySide = Callable[..., None]
 LINES = re.findall(r"^::respawn:(.+)$", (ROOT / "systemd/README.md").read_text(), re.MULTILINE)
 """The commands that the README gives to an init without units."""
@@ -239,6 +249,26 @@ def test_without_its_agent_a_good_release_reverts_unconfirmed(device: PackagedDe
     assert state["failed"] == f"{releases.new.slot}:1:unconfirmed"
     device.until_answers("1.0.0")
     assert overlaps(device) == []
+
+
+# --- hooks
+
+
+def test_a_hook_is_root_and_may_copy_the_data_but_no_more_than_the_unit_allows(
+    device: PackagedDevice, releases: Releases
+) -> None:
+    hooks = device.machine.path("/usr/lib/beamfleet/hooks.d/pre-swap")
+    for name, text in HOOKS.items():
+        (hooks / name).write_text(text)
+        (hooks / name).chmod(0o755)
+    device.machine.run("chown", "beamfleet-app", f"/usr/lib/beamfleet/hooks.d/pre-swap/{PLANTED}")
+    device.install(releases.new)
+    decided, *said = device.machine.path(f"{APP}/boot/hook.pre-swap").read_text().splitlines()
+    assert decided == f"{releases.new.slot} 1 0 -"
+    assert said[0].startswith(f"{PLANTED}: skipped")
+    assert said[1:] == ["0", "cannot write to /usr", f"from {releases.old.slot}"]
+    owner = device.machine.run("stat", "-c", "%U", f"{APP}/copy/count").stdout.strip()
+    assert owner == "beamfleet-app"
 
 
 # --- people
