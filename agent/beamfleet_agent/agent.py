@@ -2,15 +2,17 @@
 
     server ── session.py ── uplink.py ──┐                      ┌── monitor.py ── beamfleet_link, probes
     worker ── child.py ─────────────────┤   Agent.apply(event) ├── control.py ── beamfleet-agent on the command line
-    launcher ── boot.py (boot/state) ───┘          │           ┘
+    launcher ── boot.py (boot/state) ───┤          │           ┘
+                hooks.py (boot/hook.*) ─┘          │
                                             update.step: (state, event) -> (state, actions), pure
                                                    │
-             journal.py (only if something durable changed) ── then each action: worker, request, watch, timer, report
+        journal.py (only if something durable changed) ── then each action: worker, hooks, request, watch, timer, report
 
 Who writes what: the launcher boot/ and current; the worker slots/, staging/, trust/, identity/; the agent journal and
 requests/. Every fact comes from its owner: what runs is read from boot/state, what is there from slots/; the journal
 only remembers what was meant. `loop.py` waits, `reports.py` keeps what the server has not acknowledged, `paths.py`
-knows where things lie, `settings.py` what the owner settled, `inventory.py` what this device is.
+knows where things lie, `settings.py` what the owner settled, `inventory.py` what this device is; `resident.py` is the
+life of the process, and `notify.py` tells systemd of it.
 """
 
 import os

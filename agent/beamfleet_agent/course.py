@@ -45,7 +45,8 @@ def resume(state: State) -> Outcome:
 
 def proceed(state: State) -> Outcome:
     """An update has ended; an assignment may have come in meanwhile."""
-    return resume(state) if state.offered and not state.job else (state, ())
+    waiting = state.offered and not state.job and state.update.phase not in SWAPPED
+    return resume(state) if waiting else (state, ())
 
 
 def watch(state: State) -> Outcome:

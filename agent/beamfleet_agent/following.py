@@ -5,7 +5,7 @@ The launcher's word beats everything that was believed before; nothing here clai
 
 from beamfleet_agent.course import Outcome, proceed, retry_after, watch
 from beamfleet_agent.moves import Action, Cancel, Retry
-from beamfleet_agent.update_state import PENDING, SWAPPED, State, Update, known, named, runs, spend
+from beamfleet_agent.update_state import MAX_SPENT, PENDING, SWAPPED, State, Update, known, named, runs, spend
 
 NO_EVIDENCE = {
     "unconfirmed": "nobody confirmed the trial in time",
@@ -29,6 +29,11 @@ def follow(state: State) -> Outcome:
         detail = "the committed release failed too many boots in a row"
         fallen = update._replace(phase="reverted", reason="fallback", detail=detail)
         return proceed(spend(state._replace(update=fallen)))
+    evidence = ground.failed_cause not in NO_EVIDENCE and update.origin != "rollback"
+    if update.phase == "staged" and failed and evidence:  # an earlier life asked for the swap, and it is over
+        cancel: tuple[Action, ...] = (Cancel(),) if state.job else ()
+        state, actions = proceed(_reverted(state._replace(job=""), ground.failed_cause))
+        return state, (*cancel, *actions)
     if update.phase not in SWAPPED:
         return state, ()
     if (ground.phase == "committed" and ours) or (update.phase == "swapping" and runs(state, update.slot)):
@@ -40,6 +45,15 @@ def follow(state: State) -> Outcome:
     if update.phase == "trial":  # its end was not recorded: boot/state was damaged and re-made
         return proceed(_reverted(state, ground.cause or "unknown"))
     return state, ()
+
+
+def remember_failure(state: State) -> State:
+    """The launcher's own memory of the newest release that did not stay: a journal that was lost learns it again."""
+    ground = state.ground
+    pair = (ground.failed_slot, ground.failed_attempt)
+    if not all(pair) or pair in state.spent or ground.failed_cause in NO_EVIDENCE:
+        return state
+    return state._replace(spent=(*state.spent, pair)[-MAX_SPENT:])
 
 
 def refused(state: State, reason: str) -> Outcome:

@@ -16,7 +16,7 @@ re-hashed ground and the swap:
 |-------------|------------------------|----------------------------------------|--------------------------------------|
 | Started     | final                  | = trial reverted                       | Watch Check Verify                   |
 | Started     | downloading verified   | = downloading trial                    | Watch Check Stage Verify             |
-| Started     | staged                 | = downloading trial failed             | Watch Check Stage Verify Hook        |
+| Started     | staged                 | = downloading trial failed reverted    | Watch Check Stage Verify Hook        |
 | Started     | swapping               | staged trial committed reverted failed | Watch Check Verify Hook              |
 | Started     | trial                  | = committed reverted                   | Watch Check Verify                   |
 | Assigned    | final pending          | =                                      | Cancel Check                         |
@@ -42,7 +42,7 @@ re-hashed ground and the swap:
 | RetryDue    | swapping               | =                                      | -                                    |
 | RetryDue    | trial                  | =                                      | Watch Verify                         |
 | BootChanged | final                  | = trial reverted                       | Cancel Watch Verify Check            |
-| BootChanged | pending                | = trial                                | Cancel Watch Verify                  |
+| BootChanged | pending                | = trial reverted                       | Cancel Watch Verify Check            |
 | BootChanged | swapping               | = trial committed reverted             | Cancel Watch Verify Check            |
 | BootChanged | trial                  | = committed reverted                   | Cancel Watch Verify Check            |
 | Refused     | swapping               | staged failed                          | Retry Check                          |
@@ -88,7 +88,7 @@ from beamfleet_agent.course import (
     retry_after,
     watch,
 )
-from beamfleet_agent.following import follow, refused
+from beamfleet_agent.following import follow, refused, remember_failure
 from beamfleet_agent.moves import (
     Action,
     Assigned,
@@ -182,6 +182,7 @@ def lower_schema(state: State) -> str:
 
 
 def _started(state: State, slots: frozenset[str]) -> Outcome:
+    state = remember_failure(state)
     update = state.update
     if update.phase == "staged" and update.slot not in slots:
         state = state._replace(update=update._replace(phase="downloading"))
@@ -232,7 +233,7 @@ def _checked(state: State, event: Checked) -> Outcome:
         "assignment", put_off=update.put_off if again else 0,
     )  # fmt: skip
     if (release.slot, event.attempt) in state.spent:
-        if not again:
+        if not again or update.phase in PENDING:
             text = f"{release.product} {release.version} did not stay in attempt {event.attempt}"
             update = wanted._replace(phase="failed", reason="update.quarantined", detail=text)
         return state._replace(update=update), (Cancel(),)

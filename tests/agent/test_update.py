@@ -129,6 +129,16 @@ def test_a_revert_tells_how_the_release_ended_in_the_launchers_words() -> None:
     assert (state.update.reason, state.update.detail) == ("crash", said)
 
 
+@pytest.mark.parametrize(("cause", "spent"), [("crash", ((NEW.slot, 3),)), ("unconfirmed", ()), ("power", ())])
+def test_a_lost_journal_learns_from_the_launcher_what_is_in_quarantine(
+    cause: str, spent: tuple[tuple[str, int], ...]
+) -> None:
+    gone_back = Ground(OLD.slot, "", "reverted", 3, "revert", NEW.slot, 3, cause)
+    state, _ = through(State(), moves.Started(gone_back, SLOTS))
+    assert state.spent == spent
+    assert step(state, moves.Started(gone_back, SLOTS))[0].spent == spent
+
+
 def test_the_quarantine_survives_a_reboot_and_names_the_release() -> None:
     gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, "crash")
     state, _ = through(FRESH, *TRIAL, moves.BootChanged(gone_back))
@@ -273,6 +283,16 @@ def test_a_trial_that_nobody_here_asked_for_is_followed_and_unfinished_work_is_t
     assert actions == (moves.Cancel(), moves.Watch(other.slot, 0, other))
     state, actions = step(state, moves.BootChanged(trial._replace(phase="committed")))
     assert (state.update.phase, actions) == ("committed", (moves.Check("new"),))
+
+
+def test_a_damaged_slot_on_trial_is_not_hashed_again_and_again_because_an_assignment_waits() -> None:
+    """The launcher ends that trial; then the assignment is looked at."""
+    state, actions = through(State(), moves.Started(NEW_ON_TRIAL, SLOTS), moves.Assigned("other"))
+    state, actions = step(state, moves.Failed("slot.damaged", "slot b is damaged"))
+    assert kinds(actions) == [moves.Tell]
+    gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, "unconfirmed")
+    _, actions = step(state, moves.BootChanged(gone_back))
+    assert actions == (moves.Check("other"),)
 
 
 def test_a_confirmation_that_came_too_early_leads_to_watching_again() -> None:
@@ -455,6 +475,20 @@ class TestARestart:
         gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, "crash")
         state, _ = through(FRESH, *events, moves.Started(gone_back, SLOTS))
         assert (state.update.phase, state.update.reason) == ("reverted", "crash")
+
+    @pytest.mark.parametrize("slots", [SLOTS, frozenset({OLD.slot})])
+    def test_after_a_trial_that_came_and_went_while_nobody_watched_does_not_try_again(
+        self, slots: frozenset[str]
+    ) -> None:
+        """The agent asked, died, came back (staged again), died; the launcher tried meanwhile and went back."""
+        gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, "crash")
+        state, _ = through(FRESH, *SWAPPING, moves.Started(OLD_RUNS, SLOTS))
+        state, actions = step(state, moves.Started(gone_back, slots))
+        if actions:
+            state, _ = step(state, moves.Checked(10, 1, NEW))
+        assert (state.update.phase, state.spent) in (
+            ("reverted", ((NEW.slot, 1),)), ("failed", ((NEW.slot, 1),)),
+        )  # fmt: skip
 
     def test_with_boot_state_remade_from_damage_does_not_count_a_lost_trial_as_success(self) -> None:
         remade = Ground(OLD.slot, "", "committed", 0, "crash")
