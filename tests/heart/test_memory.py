@@ -15,7 +15,7 @@ from tests.heart.device import TRIAL_S
 from tests.support.fleet import wait_for
 from tests.support.launcher_device import NEW, OLD, boot_clock_ms
 
-pytestmark = [pytest.mark.suite(name="heart"), pytest.mark.usefixtures("oom_expected")]
+pytestmark = [pytest.mark.suite(name="heart"), pytest.mark.timeout(600)]
 
 MEMORY = Path("/sys/fs/cgroup/memory")
 LIMIT = 200 << 20
@@ -39,6 +39,7 @@ def cramped(room: Path) -> Iterator[tuple[str, ...]]:
         group.rmdir()
 
 
+@pytest.mark.usefixtures("oom_expected")
 @pytest.mark.parametrize("kind", ["relx", "mix"])
 def test_what_the_kernel_kills_for_memory_is_called_so(
     cramped: tuple[str, ...], make: Make, told: Told, kind: str

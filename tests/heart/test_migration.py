@@ -11,7 +11,7 @@ from tests.heart.device import TRIAL_S, HeartDevice, application
 from tests.support.fleet import wait_for
 from tests.support.launcher_device import NEW, OLD, boot_clock_ms
 
-pytestmark = pytest.mark.suite(name="heart")
+pytestmark = [pytest.mark.suite(name="heart"), pytest.mark.timeout(600)]
 
 BACK_S = 15
 OWNERS = "what the owner measured for years\n"

@@ -13,6 +13,7 @@ from tests.support.launcher_device import NEW, OLD, boot_clock_ms
 
 pytestmark = [
     pytest.mark.suite(name="heart"),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a release a user of its own"),
 ]
 

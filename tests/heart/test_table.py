@@ -16,7 +16,7 @@ from tests.heart.device import PRODUCTS, SUPERVISORS, HeartDevice, ended
 from tests.support.fleet import wait_for
 from tests.support.launcher_device import OLD, boot_clock_ms
 
-pytestmark = [pytest.mark.suite(name="heart"), pytest.mark.usefixtures("no_oom")]
+pytestmark = pytest.mark.suite(name="heart")
 
 KINDS = pytest.mark.parametrize("kind", PRODUCTS)
 STARTED_AGAIN_MS = 5000
@@ -33,6 +33,10 @@ class Row:
     cause: str
     detail: str = ""
     noticed_ms: int = 12_000
+
+    @property
+    def marks(self) -> list[pytest.MarkDecorator]:
+        return [pytest.mark.usefixtures("no_oom")] if self.detail == KILLED else []
 
 
 def order(expressions: str) -> Callable[[HeartDevice], None]:
@@ -55,11 +59,17 @@ ROWS = (
         "status 1, Kernel pid terminated (application_controller)",
     ),
     Row("heart killed", lambda device: os.kill(device.heart(), signal.SIGKILL), "crash", "status 1"),
+    Row(
+        "keeper killed",
+        lambda device: os.kill(device.keepers()[1], signal.SIGKILL),
+        "crash",
+        "nobody told how it ended",
+    ),
 )
 
 
 @KINDS
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.what, marks=row.marks) for row in ROWS])
 def test_the_service_is_back_and_the_state_says_why(make: Make, told: Told, kind: str, row: Row) -> None:
     device = make(kind)
     before = device.serve()
@@ -99,6 +109,7 @@ def test_a_launcher_that_is_restarted_replaces_the_vm_of_the_dead_one(make: Make
     told(absence)
 
 
+@pytest.mark.usefixtures("no_oom")
 @KINDS
 def test_a_vm_whose_parents_are_frozen_is_a_zombie_and_still_replaced_once(make: Make, told: Told, kind: str) -> None:
     device = make(kind)
@@ -114,6 +125,35 @@ def test_a_vm_whose_parents_are_frozen_is_a_zombie_and_still_replaced_once(make:
 
     absence = device.absence(happen)
     assert (device.boot.state().starts, device.boot.state().cause) == (before + 1, "crash")
+    device.alone()
+    told(absence)
+
+
+@pytest.mark.parametrize("agent", [False, True], ids=["launcher and heart", "launcher, heart and agent"])
+@KINDS
+def test_all_that_are_killed_at_once_come_back_where_an_init_respawns(
+    make: Make, told: Told, kind: str, agent: bool
+) -> None:
+    device = make(kind)
+    device.serve()
+    device.stop()
+    before = device.boot.state().starts
+    device.start_all()
+    device.runs(OLD, after=before)
+    device.answers(0)
+    first = wait_for("the agent", device.agent_pid, deadline_s=30)
+    launcher, heart = device.launcher_pid(), device.heart()
+    assert launcher
+
+    def happen() -> None:
+        for pid in (launcher, heart, *([first] if agent else [])):
+            os.kill(pid, signal.SIGKILL)
+
+    absence = device.absence(happen)
+    state = device.boot.state()
+    assert (state.starts, state.cause, state.phase) == (before + 2, "killed", "committed")
+    wait_for("an agent", device.agent_pid, deadline_s=30)
+    assert (device.agent_pid() == first) is not agent
     device.alone()
     told(absence)
 

@@ -19,7 +19,7 @@ from tests.support.examples import tarball
 from tests.support.fleet import Device, Fleet, fleet, wait_for
 from tests.support.launcher_device import boot_clock_ms
 
-pytestmark = pytest.mark.suite(name="heart")
+pytestmark = [pytest.mark.suite(name="heart"), pytest.mark.timeout(600)]
 
 AGENT = str(Path(sys.executable).parent / "beamfleet-agent")
 DEADLINE_S = 30
