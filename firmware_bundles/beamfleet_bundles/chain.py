@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tuf.api import exceptions
-from tuf.api.metadata import DelegatedRole, Metadata, Root, Snapshot, T, Targets, Timestamp
+from tuf.api.metadata import DelegatedRole, Metadata, Root, Signed, Snapshot, T, Targets, Timestamp
 from tuf.api.serialization import DeserializationError, SerializationError
 
 from beamfleet_bundles.errors import BundleError
@@ -132,7 +132,7 @@ def product_facts(product: str, metadata: Targets, targets: Targets) -> dict[str
     return found
 
 
-def check_fresh(signed: Root | Targets, role: str, now: datetime) -> None:
+def check_fresh(signed: Signed, role: str, now: datetime) -> None:
     """Error `trust.expired` if `signed` is past its time at `now`."""
     if signed.is_expired(now):
         raise _refused("trust.expired", f"{role} {signed.version} expired at {signed.expires:%Y-%m-%dT%H:%M:%SZ}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from beamfleet_bundles import repository
-from beamfleet_bundles.trust import reference_time
+from beamfleet_bundles.clock import SignedTime, reference_time
 
 from tests.support.repository import NOW, PRODUCT, Repository, manifest, resign
 from tests.support.updater import PATH, contents, look, refusal, updater
@@ -264,7 +264,7 @@ def test_a_clock_at_1970_does_not_revive_what_had_expired_when_the_software_was_
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     later = int((NOW + timedelta(days=60)).timestamp())
     assert refusal(lambda: updater(repo, store, epoch, build_time=later).refresh()) == "trust.expired"
-    assert refusal(lambda: updater(repo, store, epoch, signed_time=later).refresh()) == "trust.expired"
+    assert refusal(lambda: updater(repo, store, epoch, signed=SignedTime(later, root=1)).refresh()) == "trust.expired"
     updater(repo, store, epoch, build_time=int(NOW.timestamp())).refresh()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from beamfleet_bundles.errors import BundleError
@@ -13,7 +14,7 @@ from tests.support.repository import PRODUCT, TARGET, Repository
 PATH = f"{PRODUCT}/1.1.0/{TARGET}/manifest"
 
 
-def updater(repo: Repository, store: Path, now: datetime | None = None, **time: int) -> Updater:
+def updater(repo: Repository, store: Path, now: datetime | None = None, **time: Any) -> Updater:
     return Updater(store, repo, repo.root, now or repo.now, **time)
 
 
