@@ -30,7 +30,7 @@ from tests.crash.states import Content, Limits
 from tests.crash.subjects import Agent, Launcher, Subject, Worker
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NOISY = Limits(prefixes=4, singles=3, all_but_one=3, tears=2, subsets=2)
+NOISY = Limits(prefixes=4, singles=3, all_but_one=3, tears=1, subsets=2)
 """An fsync after each step: many short epochs."""
 QUIET = Limits(prefixes=32, singles=16, all_but_one=16, tears=12, subsets=24)
 """Without: few long ones."""

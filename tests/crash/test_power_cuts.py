@@ -19,7 +19,7 @@ from tests.crash.replay import Order, Result
 pytestmark = [
     pytest.mark.suite(name="crash"),
     pytest.mark.skipif(bool(tracer.why_not()), reason=tracer.why_not() or "can be traced"),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 
 SUBJECTS = ("worker", "agent", "committed", "reverted")

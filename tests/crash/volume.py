@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _GET_FREE, _CONFIGURE, _FLUSH = 0x4C82, 0x4C0A, 0x1261
 _AUTOCLEAR, _DIRECT_IO = 4, 16
 _LOOP_CONFIG = struct.Struct("<II 5Q 4I 64s 64s 32s 2Q 8Q")
 _TRIES = 50
+LAST_USE_S = 10.0
 NAME_SPACES = (
     "setpriv",
     "--pdeathsig",
@@ -97,8 +99,12 @@ def mounted(device: int, at: Path, kind: Kind) -> Iterator[None]:
 
 
 def unmount(at: Path) -> None:
-    """Error: OSError, EBUSY while somebody uses it."""
-    _checked(_libc.umount2(bytes(at), 0), at)
+    """Error: OSError, EBUSY when somebody goes on using it: what a launcher started may end a moment after it."""
+    end = time.monotonic() + LAST_USE_S
+    while _libc.umount2(bytes(at), 0) != 0:
+        if ctypes.get_errno() != errno.EBUSY or time.monotonic() > end:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(at))
+        time.sleep(0.01)
 
 
 def bind(source: Path, at: Path) -> None:
