@@ -66,7 +66,7 @@ class Machine:
                         PROGRAM, "-accel", "tcg", "-cpu", "max", "-m", MEMORY, "-nodefaults", "-no-user-config",
                         "-display", "none", "-serial", "stdio", "-qmp", f"unix:{room}/qmp,server=on,wait=on",
                         "-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initramfs"),
-                        "-append", "console=ttyS0 quiet panic=1 mitigations=off",
+                        "-append", "console=ttyS0 panic=1 mitigations=off",
                         "-drive", f"file={disk},format=raw,if=virtio,cache=writeback",
                         "-device", "i6300esb", "-action", "watchdog=reset",
                     ]
