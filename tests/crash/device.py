@@ -11,6 +11,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from beamfleet_agent import setup
 from beamfleet_agent.paths import Paths
@@ -38,6 +39,17 @@ class Staged:
 
     path: Path
     slot: str
+
+
+class Versions(NamedTuple):
+    """One release in four versions, and what they are to the device."""
+
+    spare: Staged
+    """There, and of no use."""
+    previous: Staged
+    runs: Staged
+    new: Staged
+    """Not there yet."""
 
 
 class Maker:

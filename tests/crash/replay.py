@@ -49,7 +49,8 @@ class Order:
     room: str
     bundle: str = ""
     slot: str = ""
-    runs: str = ""
+    kept: str = ""
+    """The slots that must stay, with a space between."""
     deep: int = 6
     """In how many states the next process goes on with the work."""
     until_found: bool = False
@@ -103,7 +104,7 @@ def subject_of(order: Order) -> Subject:
     """What is recorded."""
     match order.subject:
         case "worker":
-            return Worker(Path(order.bundle), order.slot, order.runs)
+            return Worker(Path(order.bundle), order.slot, order.kept.split())
         case "agent":
             return Agent()
         case goal:

@@ -23,7 +23,7 @@ def shared(count: int, items: Sequence[T], work: Callable[[int, T], str]) -> lis
             _take(number, items[number::count], work, writer)
         os.close(writer)
         children.append((child, reader))
-    found = []
+    found: list[str] = []
     for child, reader in children:
         with os.fdopen(reader, "rb") as pipe:
             data = pipe.read()
@@ -34,7 +34,7 @@ def shared(count: int, items: Sequence[T], work: Callable[[int, T], str]) -> lis
 
 def _take(number: int, items: Sequence[T], work: Callable[[int, T], str], writer: int) -> None:
     try:
-        found = []
+        found: list[str] = []
         for item in items:
             try:
                 found.append(work(number, item))

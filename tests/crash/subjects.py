@@ -53,19 +53,20 @@ class Subject(Protocol):
 
 
 class Worker:
-    """The worker stages a release, removes one that nobody needs, and pins what it trusts."""
+    """The worker stages a release, removes one that nobody needs, keeps the two in use, and pins what it trusts."""
 
     links = frozenset({""})
 
-    def __init__(self, bundle: Path, slot: str, runs: str) -> None:
-        self._bundle, self._slot, self._runs = bundle, slot, runs
+    def __init__(self, bundle: Path, slot: str, kept: list[str]) -> None:
+        self._bundle, self._slot, self._kept = bundle, slot, kept
 
     def run(self, root: Path, witness: Witness, noise: Noise) -> None:
         witness.version(STATE, Path(Paths(str(root)).boot, "state").read_text())
         witness.relied(STATE, "nobody writes it")
         witness.version(TRUST, trust(root))
         witness.relied(TRUST, "it was there before")
-        witness.whole(self._runs)
+        for slot in self._kept:
+            witness.whole(slot)
         between = _between(noise)
 
         def seen(_pid: int, call: Call | None) -> None:

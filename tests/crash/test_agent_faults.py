@@ -84,6 +84,7 @@ def requests(root: Path) -> list[str]:
 def faults(calls: tuple[Call, ...], error: int, figures: Counter[str]) -> list[Fault]:
     chosen = [Fault(call.ordinal, error) for call in calls if call.paths != ("report",)]
     figures["syscall_faults"] += len(chosen)
+    figures["syscall_faults_agent"] += len(chosen)
     return chosen
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.crash import bootloader, device, planted, tracer
 from tests.crash.bootloader import Bootloader
-from tests.crash.device import STDOUT, Staged
+from tests.crash.device import STDOUT, Versions
 from tests.crash.lint import Lint
 from tests.crash.planted import Bug
 
@@ -38,26 +38,26 @@ def foreign_worker(root: Path, bundle: Path, packages: Path) -> None:
 
 
 def test_the_shipped_worker_reports_only_what_is_durable(
-    room: Path, installed: Path, bundles: list[Staged], figures: Counter[str]
+    room: Path, installed: Path, bundles: Versions, figures: Counter[str]
 ) -> None:
     root = device.renew(installed, room / "device")
-    trace = device.staged(root, bundles[2].path)
-    found = Lint(device.rules(bundles[2].slot)).findings(trace.calls)
+    trace = device.staged(root, bundles.new.path)
+    found = Lint(device.rules(bundles.new.slot)).findings(trace.calls)
     figures["lint_findings"] += len(found)
     assert (trace.status, found) == (0, [])
 
 
 @pytest.mark.parametrize("bug", planted.WORKER, ids=lambda bug: bug.name)
 def test_a_bug_planted_in_the_worker_is_found(
-    room: Path, tmp_path: Path, installed: Path, bundles: list[Staged], figures: Counter[str], bug: Bug
+    room: Path, tmp_path: Path, installed: Path, bundles: Versions, figures: Counter[str], bug: Bug
 ) -> None:
     packages = planted.copy_packages(tmp_path, bug)
     root = device.renew(installed, room / "device")
     (root / STDOUT).write_bytes(b"")
-    trace = tracer.run(lambda: foreign_worker(root, bundles[2].path, packages), root)
+    trace = tracer.run(lambda: foreign_worker(root, bundles.new.path, packages), root)
     assert trace.status == 0, (root / "stderr").read_text()
     figures["planted"] += 1
-    assert Lint(device.rules(bundles[2].slot)).findings(trace.calls)
+    assert Lint(device.rules(bundles.new.slot)).findings(trace.calls)
     figures["caught"] += 1
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash import device, planted, replay, tracer, volume
-from tests.crash.device import Staged
+from tests.crash.device import Versions
 from tests.crash.planted import Replayed
 from tests.crash.replay import Order, Result
 
@@ -36,9 +36,9 @@ RECORDINGS: list[Recording] = [
 class Replays:
     """All recordings and their replays, a few at a time; they begin when the first is asked for."""
 
-    def __init__(self, room: Path, installed: Path, running: Path, bundles: list[Staged]) -> None:
+    def __init__(self, room: Path, installed: Path, running: Path, bundles: Versions) -> None:
         self._room, self._installed, self._running = room, installed, running
-        _, self._old, self._new = bundles
+        self._bundles = bundles
         self._workers = ThreadPoolExecutor(SIDE_BY_SIDE)
         self.missing = {name: volume.why_not(kind, room) for name, kind in volume.KINDS.items()}
         self._shipped = {
@@ -73,8 +73,8 @@ class Replays:
 
     def _order(self, subject: str, kind: str, noise: bool) -> Order:
         template = self._installed if subject == "worker" else self._running
-        bundle, slot, runs = str(self._new.path), self._new.slot, self._old.slot
-        return Order(subject, kind, noise, str(template), str(self._room), bundle, slot, runs)
+        new, kept = self._bundles.new, f"{self._bundles.runs.slot} {self._bundles.previous.slot}"
+        return Order(subject, kind, noise, str(template), str(self._room), str(new.path), new.slot, kept)
 
     def _with_bug(self, replayed: Replayed) -> Result:
         bug = replayed.bug
@@ -92,7 +92,7 @@ class Replays:
 
 
 @pytest.fixture(scope="module")
-def replays(room: Path, installed: Path, running: Path, bundles: list[Staged]) -> Iterator[Replays]:
+def replays(room: Path, installed: Path, running: Path, bundles: Versions) -> Iterator[Replays]:
     made = Replays(room, installed, running, bundles)
     yield made
     made.close()

@@ -13,41 +13,62 @@ import pytest
 from beamfleet_agent.slots import present
 
 from tests.crash import device, tracer
-from tests.crash.device import STDOUT, Staged
+from tests.crash.device import STDOUT, Versions
 from tests.crash.lint import Lint
-from tests.crash.tracer import Fault
+from tests.crash.shares import shared
+from tests.crash.tracer import Call, Fault
 
 pytestmark = [
     pytest.mark.suite(name="crash"),
     pytest.mark.skipif(bool(tracer.why_not()), reason=tracer.why_not() or "can be traced"),
+    pytest.mark.timeout(900),
 ]
+
+
+SIDE_BY_SIDE = 2
 
 
 @pytest.mark.parametrize("error", [0, errno.EIO, errno.ENOSPC], ids=["SIGKILL", "EIO", "ENOSPC"])
 def test_the_next_worker_ends_what_a_worker_with_a_fault_at_any_call_began(
-    room: Path, installed: Path, bundles: list[Staged], figures: Counter[str], error: int
+    room: Path, installed: Path, bundles: Versions, figures: Counter[str], error: int
 ) -> None:
-    _, old, new = bundles
-    root = room / "device"
-    whole = device.staged(device.renew(installed, root), new.path)
+    whole = device.staged(device.renew(installed, room / "device"), bundles.new.path)
     assert whole.status == 0
-    assert not Lint(device.rules(new.slot)).findings(whole.calls)
-    for call in whole.calls:
-        if call.paths == (STDOUT,):
-            continue
-        figures["syscall_faults"] += 1
-        what = f"{Fault(call.ordinal, error).name} at {call.ordinal} of {len(whole.calls)}, {call.name} {call.paths}"
-        lint = Lint(device.rules(new.slot))
-        broken = device.staged(device.renew(installed, root), new.path, Fault(call.ordinal, error))
-        if error:
-            last = json.loads((root / STDOUT).read_text().splitlines()[-1])
-            assert (broken.status, "error" in last) in {(1, True), (0, False)}, f"{what}: {broken.status} {last}"
-        assert not device.damaged(root), what
-        found = lint.findings(broken.calls)
-        again = device.staged(root, new.path)
-        assert again.status == 0, f"{what}: {(root / STDOUT).read_text()}"
-        assert not device.damaged(root), what
-        assert present(str(root / device.APP / "slots")) == {old.slot, new.slot}, what
-        assert not list((root / device.APP / "staging").iterdir()), what
-        if error == 0:  # what a failed fsync left is the kernel's secret
-            assert not found + lint.findings(again.calls), what
+    assert not Lint(device.rules(bundles.new.slot)).findings(whole.calls)
+    calls = [call for call in whole.calls if call.paths != (STDOUT,)]
+    figures["syscall_faults"] += len(calls)
+    figures["syscall_faults_worker"] += len(calls)
+
+    def tried(number: int, call: Call) -> str:
+        fault = Fault(call.ordinal, error)
+        found = _after(device.renew(installed, room / f"device-{number}"), bundles, fault)
+        return (
+            f"{fault.name} at {call.ordinal} of {len(whole.calls)}, {call.name} {call.paths}: {found}" if found else ""
+        )
+
+    found = shared(SIDE_BY_SIDE, calls, tried)
+    assert not found, "\n".join(found)
+
+
+def _after(root: Path, bundles: Versions, fault: Fault) -> str:
+    """What is wrong after this fault; empty when all is well."""
+    lint = Lint(device.rules(bundles.new.slot))
+    broken = device.staged(root, bundles.new.path, fault)
+    if fault.error:
+        last = json.loads((root / STDOUT).read_text().splitlines()[-1])
+        if (broken.status, "error" in last) not in {(1, True), (0, False)}:
+            return f"it ended with {broken.status} and {last}"
+    if damaged := device.damaged(root):
+        return f"damaged: {damaged}"
+    found = lint.findings(broken.calls)
+    again = device.staged(root, bundles.new.path)
+    if again.status != 0:
+        return (root / STDOUT).read_text()
+    if damaged := device.damaged(root):
+        return f"damaged by the next worker: {damaged}"
+    if (there := present(str(root / device.APP / "slots"))) != {one.slot for one in bundles[1:]}:
+        return f"the slots are {there}"
+    if left := list((root / device.APP / "staging").iterdir()):
+        return f"left: {left}"
+    # what a failed fsync left is the kernel's secret
+    return "" if fault.error else "; ".join(found + lint.findings(again.calls))

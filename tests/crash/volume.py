@@ -119,6 +119,10 @@ def why_not(kind: Kind, room: Path) -> str:
     for node in ("/dev/fuse", "/dev/loop-control"):
         if not os.access(node, os.R_OK | os.W_OK):
             return f"{node} cannot be opened"
+    try:
+        import mfusepy  # type: ignore[import-untyped]  # noqa: F401
+    except (ImportError, OSError) as error:
+        return f"no FUSE: {error}"
     for program in (kind.mkfs[0], "setpriv", "unshare"):
         if shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
             return f"there is no {program}"
