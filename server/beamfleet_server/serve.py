@@ -119,6 +119,7 @@ class Process:
         durable.replace(self._data.ca_certificate, authority.pem)
         keys = OnlineKeys.open(self._data.keys, wall_clock)
         store = Store(self._data.database, keys.sign_assignment)
+        store.sessions.idle_s, store.sessions.life_s = self._settings.session_idle_s, self._settings.session_life_s
         store.open()
         self._shutdown.callback(store.close)
         self._make_first_operator(store)

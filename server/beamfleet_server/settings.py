@@ -47,6 +47,13 @@ class Settings(BaseSettings):
         default="info", description="least level that is logged"
     )
     max_bundle_bytes: int = Field(default=2 << 30, ge=1 << 10, description="largest bundle that is taken")
+    requests_per_operator_s: int = Field(default=100, ge=1, description="requests a second of one operator")
+    requests_per_address_s: int = Field(
+        default=200, ge=1, description="requests a second of one address, to operators' API and enrolment"
+    )
+    requests_per_device_s: int = Field(default=20, ge=1, description="HTTPS requests a second of one device")
+    session_idle_s: int = Field(default=1800, ge=60, description="a web session ends when unused for this long")
+    session_life_s: int = Field(default=43_200, ge=60, description="a web session ends after this, used or not")
     ingest_batch: int = Field(default=2000, ge=1, le=60_000, description="most reports committed at once")
     ingest_wait_ms: int = Field(default=20, ge=0, le=10_000, description="longest time a report waits for others")
     offline_after_s: int = Field(

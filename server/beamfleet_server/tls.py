@@ -2,9 +2,13 @@
 
 uvicorn puts no peer certificate into the ASGI scope. `PeerCertificateProtocol` does, in the form of the ASGI TLS
 extension: `scope["extensions"]["tls"]["client_cert_chain"]` is a list with the PEM of the client's certificate, or
-empty. It comes from the handshake of this very connection; no header is ever looked at."""
+empty. It comes from the handshake of this very connection; no header is ever looked at.
+
+The protocol also sees to what an application cannot: headers that are too large or too slow, requests that cannot be
+parsed (told as problems, like all else), and too many connections of one address."""
 
 import asyncio
+import json
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +21,17 @@ from beamfleet_server.ca import KeyPair
 
 NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL: the dates are checked by the caller."""
+HEADERS_S = 20.0
+"""How long the headers of a request may take, from the connection or from their first byte."""
+DRAIN_S = 60.0
+"""How long the rest of a body is thrown away after its request was answered."""
+LARGEST_HEADERS = 32 << 10
+READ_SIZE = 256 << 10
+"""What asyncio reads at once, at most: a piece may hold the beginning of a body behind the headers."""
+MOST_CONNECTIONS = 2000
+"""Of one listener at once."""
+MOST_OF_ADDRESS = 1000
+"""Of one address: a whole site may stand behind one."""
 
 
 class PeerCertificateProtocol(HttpToolsProtocol):
@@ -30,11 +45,97 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         tls = transport.get_extra_info("ssl_object")
         der = tls.getpeercert(binary_form=True) if tls else None
         self._client_cert_chain = [ssl.DER_cert_to_PEM_cert(der)] if der else []
+        self._header_bytes = 0
+        self._awaited: asyncio.TimerHandle | None = None
+        self._draining: asyncio.TimerHandle | None = None
+        self._in_message = False
+        self._await_headers()
+        if len(self.connections) > MOST_CONNECTIONS or self._of_address() > MOST_OF_ADDRESS:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, and with it the deadline."""
+        self._headers_came()
+        if self._draining is not None:
+            self._draining.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, unless the headers grow beyond bounds."""
+        if self._awaited is None and not self._in_message:
+            self._await_headers()
+        self._header_bytes = self._header_bytes + len(data) if self._awaited is not None else 0
+        if self._header_bytes > LARGEST_HEADERS + READ_SIZE:
+            self._refuse(431, "Headers too large", "request.headers", "the headers of the request are too large")
+            return
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """Put it into the scope that uvicorn has just made."""
+        """Put the certificate into the scope that uvicorn has just made."""
         super().on_message_begin()
         self.scope["extensions"] = {"tls": {"client_cert_chain": self._client_cert_chain}}
+
+    def on_headers_complete(self) -> None:
+        """The headers are here: the application has the rest."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        self._headers_came()
+        self._in_message = True
+        if size > LARGEST_HEADERS:
+            self._refuse(431, "Headers too large", "request.headers", "the headers of the request are too large")
+            return
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The whole request is here."""
+        self._in_message = False
+        if self._draining is not None:
+            self._draining.cancel()
+            self._draining = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Answered before the whole body came: the rest is read and thrown away for a while, so that the answer is
+        heard."""
+        super().on_response_complete()
+        if self._in_message:
+            self._draining = self.loop.call_later(DRAIN_S, self._too_slow)
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be parsed is told as a problem, too."""
+        del msg
+        self._refuse(400, "Bad request", "request.malformed", "the request cannot be read")
+
+    def _await_headers(self) -> None:
+        self._headers_came()
+        self._awaited = self.loop.call_later(HEADERS_S, self._too_slow)
+
+    def _headers_came(self) -> None:
+        self._header_bytes = 0
+        if self._awaited is not None:
+            self._awaited.cancel()
+            self._awaited = None
+
+    def _too_slow(self) -> None:
+        self._awaited = self._draining = None
+        self.transport.abort()
+
+    def _of_address(self) -> int:
+        address = self.client and self.client[0]
+        ours = (each for each in self.connections if isinstance(each, PeerCertificateProtocol))
+        return sum(1 for each in ours if each.client is not None and each.client[0] == address)
+
+    def _refuse(self, status: int, title: str, code: str, detail: str) -> None:
+        self._headers_came()
+        if self.transport.is_closing():
+            return
+        told = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code, "hint": ""}
+        body = json.dumps(told).encode()
+        head = (
+            f"HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def shutdown(self) -> None:
         """The server stops: an idle connection ends at once. A TLS good-bye would wait for an answer, up to 30

@@ -62,7 +62,8 @@ def test_the_page_about_the_api_lists_every_route_and_no_other(centre: Centre) -
 
 
 def test_the_operator_is_told_who_they_are(centre: Centre) -> None:
-    assert centre.server.get("/whoami") == {"name": "admin", "role": "admin", "expires": None}
+    who: dict[str, object] = {"name": "admin", "role": "admin", "expires": None, "scopes": [], "session": None}
+    assert centre.server.get("/whoami") == who
 
 
 def test_settings_are_shown_with_their_source(centre: Centre) -> None:
@@ -104,6 +105,8 @@ def test_a_client_learns_what_it_needs_to_flash_a_device(centre: Centre) -> None
         ("GET", "/devices?limit=0", None, (422, "request.schema")),
         ("GET", "/rollouts/999", None, (404, "rollout.unknown")),
         ("GET", "/rollouts/x", None, (422, "request.schema")),
+        ("GET", f"/rollouts/{2**70}", None, (422, "request.schema")),
+        ("GET", f"/events?after={2**70}", None, (422, "request.schema")),
         ("GET", "/rollouts?cursor=x", None, (422, "request.cursor")),
         ("POST", "/rollouts/999/abort", {}, (404, "rollout.unknown")),
         ("GET", "/bundles/a/b/c", None, (404, "bundle.unknown")),

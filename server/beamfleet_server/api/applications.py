@@ -9,8 +9,10 @@ from fastapi import FastAPI
 
 from beamfleet_server.api import devices, enrolment, operators
 from beamfleet_server.api.authentication import Authentication
-from beamfleet_server.api.operators import bundles, events, metadata, rollouts, server, tokens
+from beamfleet_server.api.guard import Guard
+from beamfleet_server.api.operators import audit, bundles, events, metadata, rollouts, server, sessions, tokens
 from beamfleet_server.api.operators import devices as operators_devices
+from beamfleet_server.api.operators import operators as people
 from beamfleet_server.api.schemas import Address
 from beamfleet_server.bell import Bell
 from beamfleet_server.broker.client import BrokerClient
@@ -19,8 +21,12 @@ from beamfleet_server.clock import Clock
 from beamfleet_server.data import DataDirectory
 from beamfleet_server.keys import OnlineKeys
 from beamfleet_server.publishing import Publisher
+from beamfleet_server.rates import Rates
 from beamfleet_server.settings import Configuration
 from beamfleet_server.store import Store
+
+AT_ONCE = 10
+"""Seconds of a rate that may be used at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +48,14 @@ class Answering:
 
 def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str, FastAPI]:
     """The applications by listener: operators, devices, enrolment. `addresses`: where every listener is reached."""
-    authentication = Authentication(parts.store.operators, parts.clock)
-    largest = parts.configuration.settings.max_bundle_bytes
+    settings, store = parts.configuration.settings, parts.store
+    of_operators = Rates(settings.requests_per_operator_s, AT_ONCE * settings.requests_per_operator_s)
+    of_addresses = Rates(settings.requests_per_address_s, AT_ONCE * settings.requests_per_address_s)
+    of_devices = Rates(settings.requests_per_device_s, AT_ONCE * settings.requests_per_device_s)
+    authentication = Authentication(store.operators, store.sessions, parts.clock, of_operators)
     routers = [
         server.router(
-            parts.store,
+            store,
             authentication,
             parts.configuration,
             addresses,
@@ -55,15 +64,20 @@ def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str
             parts.client,
             parts.refused,
         ),
-        metadata.router(parts.store, parts.publisher),
-        bundles.router(parts.store, parts.publisher, parts.data.quarantine, largest),
-        tokens.router(parts.store, parts.clock),
-        operators_devices.router(parts.store, parts.client),
-        rollouts.router(parts.store, parts.clock),
-        events.router(parts.store, parts.bell, parts.stopping),
+        metadata.router(store, parts.publisher, authentication),
+        bundles.router(store, parts.publisher, parts.data.quarantine, settings.max_bundle_bytes),
+        tokens.router(store, parts.clock),
+        operators_devices.router(store, parts.client),
+        rollouts.router(store, parts.clock),
+        events.router(store, parts.bell, parts.stopping),
+        sessions.router(store, authentication, parts.clock),
+        people.router(store, authentication, parts.clock),
+        audit.router(store),
     ]
     return {
-        "operators": operators.application(authentication, routers, streamed=[bundles.UPLOAD]),
-        "devices": devices.application(parts.store, parts.publisher, parts.keys),
-        "enrolment": enrolment.application(parts.store, parts.authority, parts.clock),
+        "operators": operators.application(
+            authentication, Guard(authentication.admit, store.audit), of_addresses, routers, streamed=[bundles.UPLOAD]
+        ),
+        "devices": devices.application(store, parts.publisher, parts.keys, of_devices),
+        "enrolment": enrolment.application(store, parts.authority, parts.clock, of_addresses),
     }

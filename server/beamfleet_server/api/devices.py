@@ -4,6 +4,7 @@ elsewhere.
 The listener ends the handshake without a certificate of the fleet; here its serial is looked up on each request.
 """
 
+import asyncio
 from pathlib import Path as FilePath
 from typing import Annotated
 
@@ -11,11 +12,15 @@ from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from beamfleet_server.api import problems
+from beamfleet_server.api.guard import Guard, stand
 from beamfleet_server.api.limits import BodyLimit
+from beamfleet_server.api.problems import TooManyError
 from beamfleet_server.errors import ServerError
 from beamfleet_server.keys import OnlineKeys
 from beamfleet_server.publishing import Publisher
+from beamfleet_server.rates import Rates
 from beamfleet_server.store import Store
+from beamfleet_server.store.acts import Act
 from beamfleet_server.tls import peer_of
 
 LARGEST_BODY = 1024
@@ -28,28 +33,39 @@ Nonce = Annotated[str | None, Query(pattern="^[0-9a-f]{32,64}$")]
 
 
 class Identified:
-    """A dependency of every devices' route; gives the device's id."""
+    """Admits devices; as a dependency of a route it gives the device's id. `rates`: how often one may ask."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, rates: Rates) -> None:
         self._store = store
+        self._rates = rates
 
     def __call__(self, request: Request) -> str:
-        """The device whose certificate this connection has; error `certificate.unknown`."""
+        """The device that was admitted."""
+        return str(request.state.device)
+
+    async def admit(self, _: str, request: Request, act: Act) -> None:
+        """The device whose certificate this connection has; errors `certificate.unknown`, `request.rate`."""
         peer = peer_of(request.scope)
-        device = self._store.enrolment.device_of(peer.serial) if peer else None
+        wait_s = self._rates.take(peer.serial) if peer else 0.0
+        if wait_s:
+            raise TooManyError(wait_s)
+        device = await asyncio.to_thread(self._store.enrolment.device_of, peer.serial) if peer else None
         if peer is None or device is None or device != peer.name:
+            act.detail = f"serial {peer.serial}" if peer else ""
             raise ServerError("certificate.unknown", "this certificate is not, or no longer, one of the fleet's")
-        return device
+        act.actor = f"device:{device}"
+        request.state.device = device
 
 
-def application(store: Store, publisher: Publisher, keys: OnlineKeys) -> FastAPI:
+def application(store: Store, publisher: Publisher, keys: OnlineKeys, rates: Rates) -> FastAPI:
     """The ASGI application of the devices' listener."""
     app = FastAPI(title="beamfleet devices", openapi_url=None, docs_url=None, redoc_url=None)
     problems.install(app)
-    identified = Identified(store)
+    identified = Identified(store, rates)
+    stand(app, Guard(identified.admit, store.audit))
     Device = Annotated[str, Depends(identified)]  # noqa: N806 (a type)
 
-    @app.get("/metadata/{name}")
+    @app.get("/metadata/{name}", tags=["device"])
     def metadata(name: Annotated[str, Path(max_length=64)], device: Device) -> Response:
         """`timestamp.json`, `N.ROLE.json`, as python-tuf asks for them."""
         del device
@@ -62,7 +78,7 @@ def application(store: Store, publisher: Publisher, keys: OnlineKeys) -> FastAPI
             raise ServerError("metadata.none", f"there is no metadata {name!r}")
         return _json(store.metadata.find(role, int(version)), FOR_EVER)
 
-    @app.get("/targets/{product}/{version}/{target}/{name}")
+    @app.get("/targets/{product}/{version}/{target}/{name}", tags=["device"])
     def manifest(product: str, version: str, target: str, name: str, device: Device) -> Response:
         """`P/V/T/HASH.manifest`."""
         del device
@@ -71,14 +87,14 @@ def application(store: Store, publisher: Publisher, keys: OnlineKeys) -> FastAPI
             raise ServerError("bundle.unknown", "there is no such manifest")
         return _file(publisher.manifest_path(bundle.manifest), bundle.manifest, "application/json")
 
-    @app.api_route("/packs/{manifest}/full", methods=["GET", "HEAD"])
+    @app.api_route("/packs/{manifest}/full", methods=["GET", "HEAD"], tags=["device"])
     def pack(manifest: Hash, device: Device) -> Response:
         """The full pack of a manifest; with Range and an ETag that never changes."""
         del device
         bundle = store.bundles.with_manifest(manifest)
         return _file(publisher.pack_path(manifest), bundle.pack_sha256, "application/octet-stream")
 
-    @app.get("/assignment")
+    @app.get("/assignment", tags=["device"])
     def assignment(device: Device, app: App = "main", nonce: Nonce = None) -> Response:
         """The newest assignment, or 204; with a nonce it is signed anew, to answer this very question."""
         told = store.assignments.find(device, app)

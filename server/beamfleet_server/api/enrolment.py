@@ -21,11 +21,14 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from beamfleet_server.api import problems
 from beamfleet_server.api.authentication import token_hash
-from beamfleet_server.api.limits import BodyLimit
+from beamfleet_server.api.guard import Guard, stand
+from beamfleet_server.api.limits import AddressRate, BodyLimit
 from beamfleet_server.ca import FleetAuthority, key_fingerprint
 from beamfleet_server.clock import Clock
 from beamfleet_server.errors import ServerError
+from beamfleet_server.rates import Rates
 from beamfleet_server.store import Store
+from beamfleet_server.store.acts import Act, about
 from beamfleet_server.tls import peer_of
 
 PREFIX = "/.well-known/est"
@@ -44,21 +47,29 @@ async def _requested(request: Request) -> ec.EllipticCurvePublicKey:
 Requested = Annotated[ec.EllipticCurvePublicKey, Depends(_requested)]
 
 
-def application(store: Store, authority: FleetAuthority, clock: Clock) -> FastAPI:
+async def _admit(_: str, request: Request, act: Act) -> None:
+    """Everybody: the token or the certificate is looked at where it is used."""
+    del request
+    act.actor = ""
+
+
+def application(store: Store, authority: FleetAuthority, clock: Clock, rates: Rates) -> FastAPI:
     """The ASGI application of the enrolment listener."""
     app = FastAPI(title="beamfleet enrolment", openapi_url=None, docs_url=None, redoc_url=None)
     problems.install(app)
+    stand(app, Guard(_admit, store.audit))
 
-    @app.get(f"{PREFIX}/cacerts")
+    @app.get(f"{PREFIX}/cacerts", tags=["enrolment"])
     def cacerts() -> Response:
         """The fleet CA, as PKCS#7."""
         return _answer(authority.der)
 
-    @app.post(f"{PREFIX}/simpleenroll")
+    @app.post(f"{PREFIX}/simpleenroll", tags=["enrolment"])
     def simpleenroll(key: Requested, given: Annotated[HTTPBasicCredentials | None, Depends(_basic)]) -> Response:
         """A device's first certificate, for a token."""
         if given is None:
             raise ServerError("token.wrong", "this needs DEVICE:TOKEN", "use HTTP Basic with the device's id and token")
+        about(_shown(given.username))
         token, fingerprint = token_hash(given.password), key_fingerprint(key)
         try:
             der = store.enrolment.use_token(
@@ -69,15 +80,17 @@ def application(store: Store, authority: FleetAuthority, clock: Clock) -> FastAP
             raise
         return _answer(der)
 
-    @app.post(f"{PREFIX}/simplereenroll")
+    @app.post(f"{PREFIX}/simplereenroll", tags=["enrolment"])
     def simplereenroll(request: Request, key: Requested) -> Response:
         """A device's next certificate, for the one it has."""
         peer = peer_of(request.scope)
         if peer is None:
             raise ServerError("certificate.unknown", "renewal needs the certificate that is to be renewed")
+        about(_shown(peer.name), f"serial {peer.serial}")
         return _answer(store.enrolment.renew(peer.serial, lambda device: authority.issue_device(device, key), clock()))
 
     app.add_middleware(BodyLimit, limit=pki.MAX_REQUEST)
+    app.add_middleware(AddressRate, rates=rates)
     return app
 
 

@@ -1,5 +1,7 @@
 """Owns how an error is told over HTTP: application/problem+json (RFC 9457) with our code and hint."""
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -11,13 +13,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
-from beamfleet_server.errors import TITLES, status_of
+from beamfleet_server.errors import STATUS, TITLES, ServerError, status_of
 
 MEDIA_TYPE = "application/problem+json"
 HTTP_CODES = {
     400: "request.malformed",
     404: "request.not_found",
     405: "request.method",
+    408: "request.timeout",
     413: "request.too_large",
 }
 CHALLENGES = {"auth": 'Bearer realm="beamfleet"', "token": 'Basic realm="beamfleet enrolment"'}
@@ -36,9 +39,59 @@ class Problem(BaseModel):
     hint: str = ""
 
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    "default": {"model": Problem, "description": "What went wrong", "content": {MEDIA_TYPE: {}}}
-}
+class TooManyError(ServerError):
+    """Somebody asks too often; `retry_after_s` in whole seconds."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.retry_after_s = max(1, math.ceil(wait_s))
+        super().__init__("request.rate", "too many requests", f"try again in {self.retry_after_s} s")
+
+
+EVERYWHERE = (
+    "auth.required",
+    "auth.expired",
+    "auth.forbidden",
+    "auth.scope",
+    "auth.csrf",
+    "request.malformed",
+    "request.timeout",
+    "request.too_large",
+    "request.schema",
+    "request.rate",
+    "request.headers",
+    "server.internal",
+    "server.database",
+)
+"""What every route of the operators' API may answer."""
+
+
+def told(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The description of a route's own errors, for `responses`; with those of every route if none are named."""
+    by_status: dict[int | str, list[str]] = defaultdict(list)
+    for code in codes or EVERYWHERE:
+        by_status[STATUS[code]].append(f"`{code}`")
+    every = {STATUS[code]: [f"`{each}`" for each in EVERYWHERE if STATUS[each] == STATUS[code]] for code in EVERYWHERE}
+    reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {
+            "description": ", ".join(dict.fromkeys([*named, *every.get(int(status), [])])),
+            "content": {MEDIA_TYPE: reference},
+        }
+        for status, named in by_status.items()
+    }
+
+
+def code_of(error: Exception) -> str:
+    """The code under which an error is told."""
+    match error:
+        case BeamfleetError():
+            return error.code
+        case RequestValidationError():
+            return "request.schema"
+        case HTTPException():
+            return HTTP_CODES.get(error.status_code, "request.malformed")
+        case _:
+            return "server.internal"
 
 
 def problem(
@@ -60,8 +113,15 @@ def install(app: FastAPI) -> None:
 
 async def _ours(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, BeamfleetError)  # noqa: S101 (registered for it)
+    return response_to(error)
+
+
+def response_to(error: BeamfleetError) -> JSONResponse:
+    """The response that tells one of our errors."""
     status = status_of(error)
     headers = {"WWW-Authenticate": CHALLENGES[error.code.partition(".")[0]]} if status == 401 else {}
+    if isinstance(error, TooManyError):
+        headers["Retry-After"] = str(error.retry_after_s)
     return problem(status, error.code, error.message, error.hint, headers)
 
 

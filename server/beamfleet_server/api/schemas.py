@@ -24,11 +24,80 @@ class Page(BaseModel, Generic[T]):
 
 
 class Who(BaseModel):
-    """The operator behind a token."""
+    """The operator behind a token or a web session. `scopes`: the operations the token is limited to, empty for all
+    of its role."""
 
     name: str
     role: str
     expires: str | None
+    scopes: list[str] = []
+    session: int | None = None
+
+
+class NewOperator(Closed):
+    """A further operator with a token of its own."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9._@-]{0,62}$")
+    role: Role
+    expires_in_s: int = Field(default=90 * 86_400, ge=60, le=366 * 86_400)
+    scopes: list[str] = Field(default_factory=list, max_length=50)
+
+
+class KnownOperator(BaseModel):
+    """An operator; the token itself is shown when it is made, and never again."""
+
+    name: str
+    role: str
+    scopes: list[str]
+    created: str
+    created_by: str
+    expires: str | None
+
+
+class CreatedOperator(KnownOperator):
+    """The only time that an operator's token is shown."""
+
+    token: str
+
+
+class WebSession(BaseModel):
+    """A log-in on the web; `current` is the one that asks."""
+
+    id: int
+    name: str
+    role: str
+    created: str
+    used: str
+    expires: str
+    address: str
+    agent: str
+    current: bool
+
+
+class BegunSession(WebSession):
+    """A session and what its changes must carry in `X-CSRF-Token`."""
+
+    csrf_token: str
+
+
+class Ended(BaseModel):
+    """Something that has ended."""
+
+    ended: str
+
+
+class AuditEntry(BaseModel):
+    """Who did what; `time` in Unix seconds, `hash` in hexadecimal, as they go into the next entry's hash."""
+
+    id: int
+    time: int
+    actor: str
+    address: str
+    action: str
+    target: str
+    outcome: str
+    detail: str
+    hash: str
 
 
 class Setting(BaseModel):

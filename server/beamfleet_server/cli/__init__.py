@@ -23,6 +23,7 @@ from beamfleet_bundles.errors import BeamfleetError
 
 from beamfleet_server import __version__
 from beamfleet_server.cli import (
+    audit,
     bundles,
     completion,
     config,
@@ -31,6 +32,7 @@ from beamfleet_server.cli import (
     flash,
     initialisation,
     login,
+    operators,
     products,
     push,
     rollouts,
@@ -89,6 +91,8 @@ app.add_typer(bundles.app, name="bundle")
 app.add_typer(products.app, name="product")
 app.command("flash", epilog=flash.EXAMPLES)(flash.flash)
 app.add_typer(tokens.app, name="token")
+app.add_typer(operators.app, name="operator")
+app.add_typer(audit.app, name="audit")
 app.command("serve", epilog=serving.EXAMPLES)(serving.serve)
 app.command("login", epilog=login.LOGIN_EXAMPLES)(login.login)
 app.command("logout", epilog=login.LOGOUT_EXAMPLES)(login.logout)

@@ -113,6 +113,9 @@ class Client:
     def patch(self, path: str, body: Mapping[str, object]) -> Json:
         return self._object(self._send("PATCH", path, json=dict(body)))
 
+    def delete(self, path: str) -> Json:
+        return self._object(self._send("DELETE", path))
+
     def upload(self, path: str, content: IO[bytes]) -> Json:
         """POST a file as it is read; its length is announced, its type is application/octet-stream. Sent again from its
         beginning when the server went away: the same bytes are published once."""

@@ -8,6 +8,8 @@ DONE, ERROR, USAGE, HALTED, ABORTED, DEADLINE = range(6)
 
 CODES = frozenset(
     {
+        "audit.broken",
+        "audit.malformed",
         "config.malformed",
         "config.unwritable",
         "context.name",

@@ -53,6 +53,26 @@ def serve(
     max_bundle_bytes: Annotated[
         int | None, typer.Option("--max-bundle-bytes", metavar="N", help="Largest bundle in bytes; else 2147483648.")
     ] = None,
+    requests_per_operator_s: Annotated[
+        int | None,
+        typer.Option("--requests-per-operator-s", metavar="N", help="Requests a second of one operator; else 100."),
+    ] = None,
+    requests_per_address_s: Annotated[
+        int | None,
+        typer.Option("--requests-per-address-s", metavar="N", help="Requests a second of one address; else 200."),
+    ] = None,
+    requests_per_device_s: Annotated[
+        int | None,
+        typer.Option("--requests-per-device-s", metavar="N", help="HTTPS requests a second of one device; else 20."),
+    ] = None,
+    session_idle_s: Annotated[
+        int | None,
+        typer.Option("--session-idle-s", metavar="N", help="A web session ends when unused this long; else 1800."),
+    ] = None,
+    session_life_s: Annotated[
+        int | None,
+        typer.Option("--session-life-s", metavar="N", help="A web session ends after this at most; else 43200."),
+    ] = None,
     ingest_batch: Annotated[
         int | None, typer.Option("--ingest-batch", metavar="N", help="Most reports committed at once; else 2000.")
     ] = None,
@@ -91,6 +111,11 @@ def serve(
         "log_format": log_format,
         "log_level": log_level,
         "max_bundle_bytes": max_bundle_bytes,
+        "requests_per_operator_s": requests_per_operator_s,
+        "requests_per_address_s": requests_per_address_s,
+        "requests_per_device_s": requests_per_device_s,
+        "session_idle_s": session_idle_s,
+        "session_life_s": session_life_s,
         "ingest_batch": ingest_batch,
         "ingest_wait_ms": ingest_wait_ms,
         "offline_after_s": offline_after_s,

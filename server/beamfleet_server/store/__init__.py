@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from beamfleet_server.clock import Clock, wall_clock
 from beamfleet_server.store.advancing import Advancing
 from beamfleet_server.store.assignments import Assignments, Sign
+from beamfleet_server.store.audit import Audit
 from beamfleet_server.store.bundles import Bundles
 from beamfleet_server.store.database import Database
 from beamfleet_server.store.devices import Devices
@@ -14,16 +16,19 @@ from beamfleet_server.store.metadata import MetadataStore
 from beamfleet_server.store.operators import Operators
 from beamfleet_server.store.reports import Reports
 from beamfleet_server.store.rollouts import Rollouts
+from beamfleet_server.store.sessions import Sessions
 
 
 class Store:
     """Everything that is kept in the database file at `path`; `sign` makes assignments when a rollout offers
-    something."""
+    something, `clock` dates the audit."""
 
-    def __init__(self, path: Path, sign: Sign) -> None:
+    def __init__(self, path: Path, sign: Sign, clock: Clock = wall_clock) -> None:
         self.database = Database(path)
+        self.audit = Audit(self.database, clock)
         self.facts = Facts(self.database)
         self.operators = Operators(self.database)
+        self.sessions = Sessions(self.database)
         self.enrolment = Enrolment(self.database)
         self.devices = Devices(self.database)
         self.reports = Reports(self.database)

@@ -18,6 +18,7 @@ from sqlalchemy import URL, Connection, CursorResult, Engine, NullPool, create_e
 from sqlalchemy.exc import OperationalError
 
 from beamfleet_server.errors import ServerError
+from beamfleet_server.store.acts import ACTING, Act
 
 T = TypeVar("T")
 Transaction: TypeAlias = Connection
@@ -38,11 +39,13 @@ class Database:
         self._reading = create_engine(url, pool_size=READERS, max_overflow=64)
         _configure(self._writing, "BEGIN IMMEDIATE", "PRAGMA synchronous=FULL", "PRAGMA journal_mode=WAL")
         _configure(self._reading, "BEGIN", "PRAGMA query_only=ON")
-        self._queue: queue.SimpleQueue[tuple[Change[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Change[Any], Act | None, Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._touched: set[str] = set()
         self.on_commit: Callable[[frozenset[str]], None] = lambda _: None
         """Called in the writer thread after a commit with the words that `touch` collected in it."""
+        self.record: Callable[[Transaction, Act], None] = lambda _, __: None
+        """Called inside the first change of an act, to keep its entry of the audit chain with it."""
 
     def open(self) -> None:
         """Bring the schema to its newest version and start the writer."""
@@ -63,11 +66,12 @@ class Database:
             return query(connection)
 
     def submit(self, change: Change[T]) -> Future[T]:
-        """Queue a change; the future is done when it is committed."""
+        """Queue a change; the future is done when it is committed, together with the record of the act that it is
+        part of, if there is one."""
         if threading.current_thread() is self._thread:
             raise RuntimeError("a change cannot wait for another change")
         future: Future[T] = Future()
-        self._queue.put((change, future))
+        self._queue.put((change, ACTING.get(), future))
         return future
 
     def write(self, change: Change[T]) -> T:
@@ -81,14 +85,18 @@ class Database:
     def _run(self) -> None:
         with self._writing.connect() as connection:
             while (job := self._queue.get()) is not None:
-                change, future = job
+                change, act, future = job
                 self._touched.clear()
                 try:
                     with _translated(), connection.begin():
                         result = change(connection)
+                        if act is not None and not act.recorded:
+                            self.record(connection, act)
                 except BaseException as error:  # noqa: BLE001 (it belongs to the caller, who waits for it)
                     future.set_exception(error)
                 else:
+                    if act is not None:
+                        act.recorded = True
                     if self._touched:
                         self.on_commit(frozenset(self._touched))
                     future.set_result(result)

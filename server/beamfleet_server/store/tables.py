@@ -43,7 +43,77 @@ operators = Table(
     Column("token_sha256", String, nullable=False, unique=True),
     Column("created", BigInteger, nullable=False),
     Column("expires", BigInteger),
+    Column("scopes", JSON, nullable=False, default=list),
+    Column("created_by", String, nullable=False, default=""),
 )
+"""`scopes`: the only operations that the token may do, within its role; empty for all of them."""
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sha256", String, nullable=False, unique=True),
+    Column("operator_id", ForeignKey("operators.id", ondelete="CASCADE"), index=True),
+    Column("name", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    Column("address", String, nullable=False),
+    Column("agent", String, nullable=False),
+)
+"""Log-ins on the web. `operator_id` is that of the token with which it began; a session of OIDC has none."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("time", BigInteger, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("address", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("outcome", String, nullable=False),
+    Column("detail", String, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+"""Who did what. Never altered; `id` has no gaps, `hash` covers the row and the hash before it."""
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("plan", JSON, nullable=False),
+    Column("key", String, unique=True),
+    Column("devices", BigInteger, nullable=False),
+    Column("asked_by", String, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    Column("state", String, nullable=False, index=True),
+    Column("decided_by", String, nullable=False, default=""),
+    Column("decided", BigInteger),
+    Column("rollout_id", ForeignKey("rollouts.id", ondelete="SET NULL")),
+)
+"""Rollouts that wait for a second operator, or did."""
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("serial", String, primary_key=True),
+    Column("not_after", BigInteger, nullable=False),
+    Column("revoked", BigInteger, nullable=False),
+)
+"""Certificates of devices that were deleted: all that is left of them until they expire."""
+
+denials = Table(
+    "denials",
+    metadata,
+    Column("device_id", ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
+    Column("until", BigInteger, nullable=False),
+    Column("reason", String, nullable=False),
+)
+"""Devices that the broker does not take for a while."""
 
 devices = Table(
     "devices",

@@ -21,6 +21,8 @@ LISTS = [
     ("product", "list"),
     ("rollout", "history"),
     ("events",),
+    ("operator", "list"),
+    ("audit", "list"),
     ("context", "list"),
     ("config",),
 ]

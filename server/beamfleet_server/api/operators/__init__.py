@@ -1,30 +1,59 @@
 """The operators' API, `/api/v1`: the application and what all of its routes share."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 
 from beamfleet_server import __version__
 from beamfleet_server.api import problems
 from beamfleet_server.api.authentication import Authentication
-from beamfleet_server.api.limits import BodyLimit
+from beamfleet_server.api.guard import Guard, operation_of, stand
+from beamfleet_server.api.limits import AddressRate, BodyLimit
+from beamfleet_server.api.permissions import NEEDED
+from beamfleet_server.rates import Rates
 
 PREFIX = "/api/v1"
 LARGEST_BODY = 8 << 20
 
 
-def application(authentication: Authentication, routers: Iterable[APIRouter], streamed: Iterable[str]) -> FastAPI:
-    """The ASGI application; `streamed` are paths below the prefix that limit their bodies themselves."""
-    app = FastAPI(
+class Operators(FastAPI):
+    """An application whose description has the problem, and the role of each operation as `x-beamfleet-role`."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The description; KeyError for an operation that the table of permissions does not have."""
+        if not self.openapi_schema:
+            described = super().openapi()
+            described["components"]["schemas"]["Problem"] = problems.Problem.model_json_schema()
+            for methods in described["paths"].values():
+                for operation in methods.values():
+                    operation["x-beamfleet-role"] = NEEDED[operation["operationId"]]
+        return super().openapi()
+
+
+def application(
+    authentication: Authentication,
+    guard: Guard,
+    rates: Rates,
+    routers: Iterable[APIRouter],
+    streamed: Iterable[str],
+) -> FastAPI:
+    """The ASGI application; `streamed` are paths below the prefix that limit their bodies themselves; `rates`: how
+    often one address may ask."""
+    app = Operators(
         title="beamfleet",
         version=__version__,
         openapi_url=f"{PREFIX}/openapi.json",
         docs_url=None,
         redoc_url=None,
-        responses=problems.RESPONSES,
+        responses=problems.told(),
+        generate_unique_id_function=operation_of,
     )
     problems.install(app)
+    stand(app, guard)
     for router in routers:
         app.include_router(router, prefix=PREFIX, dependencies=[Depends(authentication)])
+    app.openapi()
     app.add_middleware(BodyLimit, limit=LARGEST_BODY, streamed=[PREFIX + path for path in streamed])
+    app.add_middleware(AddressRate, rates=rates)
     return app

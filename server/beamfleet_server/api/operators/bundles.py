@@ -9,6 +9,8 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
+from beamfleet_server.api import problems
+from beamfleet_server.api.guard import router as guarded
 from beamfleet_server.api.operators.cursors import Cursor, Limit, number
 from beamfleet_server.api.schemas import Bundle, BundleContent, BundleUpload, Page, Release
 from beamfleet_server.clock import rfc3339
@@ -19,6 +21,16 @@ from beamfleet_server.store.bundles import PublishedBundle
 
 UPLOAD = "/bundles"
 PIECE = 1 << 20
+REFUSED = problems.told(
+    "request.aborted",
+    "product.unknown",
+    "bundle.version_exists",
+    "bundle.unsigned",
+    "bundle.untrusted",
+    "metadata.none",
+    "metadata.conflict",
+    "server.disk_full",
+)
 BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 Filter = Annotated[str | None, Query(max_length=64)]
@@ -26,13 +38,13 @@ Filter = Annotated[str | None, Query(max_length=64)]
 
 def router(store: Store, publisher: Publisher, quarantine: Path, largest: int) -> APIRouter:
     """`/bundles`. `largest`: bytes of a bundle that is taken."""
-    routes = APIRouter(tags=["bundles"])
+    routes = guarded("bundles")
 
     @routes.post(
         UPLOAD,
         status_code=201,
         openapi_extra={"requestBody": {"required": True, "content": BINARY}},
-        responses={200: {"model": BundleUpload, "description": "The same bundle was there already"}},
+        responses={200: {"model": BundleUpload, "description": "The same bundle was there already"}, **REFUSED},
     )
     async def upload(request: Request, response: Response) -> BundleUpload:
         """Publish a signed `.bundle` file. The same one again is no error."""
@@ -55,7 +67,7 @@ def router(store: Store, publisher: Publisher, quarantine: Path, largest: int) -
         items = [Bundle(**_described(row)) for row in rows[:limit]]
         return Page(items=items, next=str(rows[limit - 1].id) if len(rows) > limit else None)
 
-    @routes.get("/bundles/{product}/{version}/{target}")
+    @routes.get("/bundles/{product}/{version}/{target}", responses=problems.told("bundle.unknown"))
     def one(product: str, version: str, target: str) -> BundleContent:
         """One bundle with its manifest."""
         bundle = store.bundles.find(product, version, target)

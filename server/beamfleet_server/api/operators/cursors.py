@@ -2,11 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Path, Query
 
 from beamfleet_server.errors import ServerError
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="most items")]
+Number = Annotated[int, Path(ge=0, le=2**62)]
+"""What names something by its number."""
 Cursor = Annotated[str | None, Query(max_length=100, description="`next` of the page before")]
 
 

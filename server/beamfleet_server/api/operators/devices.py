@@ -8,6 +8,8 @@ from beamfleet_bundles import messages, topics
 from beamfleet_bundles.names import check_label
 from fastapi import APIRouter, Query
 
+from beamfleet_server.api import problems
+from beamfleet_server.api.guard import router as guarded
 from beamfleet_server.api.operators.cursors import Cursor, Limit
 from beamfleet_server.api.operators.events import described as described_event
 from beamfleet_server.api.schemas import (
@@ -26,8 +28,10 @@ from beamfleet_server.clock import rfc3339
 from beamfleet_server.errors import ServerError
 from beamfleet_server.fleet.selector import Selector
 from beamfleet_server.store import Store
+from beamfleet_server.store.acts import about
 from beamfleet_server.store.devices import Device as KnownDevice
 
+UNKNOWN = problems.told("device.unknown")
 HISTORY = 20
 COMMAND_EXPIRY_S = 60
 APP = "main"
@@ -35,7 +39,7 @@ APP = "main"
 
 def router(store: Store, client: BrokerClient) -> APIRouter:
     """`/devices`."""
-    routes = APIRouter(tags=["devices"])
+    routes = guarded("devices")
 
     @routes.get("/devices")
     def listed(
@@ -46,20 +50,26 @@ def router(store: Store, client: BrokerClient) -> APIRouter:
         items = [Device(**_described(row)) for row in rows[:limit]]
         return Page(items=items, next=items[-1].id if len(rows) > limit else None)
 
-    @routes.get("/devices/{device}")
+    @routes.get("/devices/{device}", responses=UNKNOWN)
     def one(device: str) -> DeviceDetails:
         """Everything that is known about a device."""
         return _details(store, store.devices.find(device))
 
-    @routes.patch("/devices/{device}")
+    @routes.patch("/devices/{device}", responses=UNKNOWN)
     def label(device: str, changes: LabelChanges) -> DeviceDetails:
         """Change labels; null takes one away."""
         for key, value in changes.labels.items():
             check_label(key, "x" if value is None else value)
+        said = (f"{key}-" if value is None else f"{key}={value}" for key, value in changes.labels.items())
+        about(device, ", ".join(said))
         store.devices.set_labels(device, changes.labels)
         return _details(store, store.devices.find(device))
 
-    @routes.post("/devices/{device}/command", status_code=202)
+    @routes.post(
+        "/devices/{device}/command",
+        status_code=202,
+        responses=problems.told("device.unknown", "device.offline", "broker.down"),
+    )
     async def command(device: str, new: NewCommand) -> Command:
         """Ask a device that is online to look for updates (`refresh`) or to report (`report`), once."""
         known = store.devices.find(device)
@@ -67,6 +77,7 @@ def router(store: Store, client: BrokerClient) -> APIRouter:
             raise ServerError(
                 "device.offline", f"{device} is offline", "it looks and reports by itself when it is back"
             )
+        about(device, new.name)
         wish = messages.Command(v=1, id=secrets.token_hex(8), name=new.name)
         topic = topics.down(device, APP, "command")
         await client.publish(topic, messages.encode(wish), expiry_s=COMMAND_EXPIRY_S)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from beamfleet_server.api.guard import router as guarded
 from beamfleet_server.api.operators.cursors import Limit
 from beamfleet_server.api.schemas import Event, Page
 from beamfleet_server.bell import Bell
@@ -17,11 +18,11 @@ LONGEST_WAIT_S = 30
 
 def router(store: Store, bell: Bell, stopping: asyncio.Event) -> APIRouter:
     """`/events`. `bell` rings when there are new ones; `stopping` ends those who wait."""
-    routes = APIRouter(tags=["events"])
+    routes = guarded("events")
 
     @routes.get("/events")
     async def listed(
-        after: Annotated[int, Query(ge=0, description="only those with a higher id")] = 0,
+        after: Annotated[int, Query(ge=0, le=2**62, description="only those with a higher id")] = 0,
         device: Annotated[str | None, Query(max_length=63)] = None,
         limit: Limit = 100,
         wait_s: Annotated[int, Query(ge=0, le=LONGEST_WAIT_S, description="wait this long for the first one")] = 0,

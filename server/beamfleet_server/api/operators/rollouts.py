@@ -5,24 +5,33 @@ from typing import Any
 from beamfleet_bundles.names import check_product, check_version
 from fastapi import APIRouter, Response
 
-from beamfleet_server.api.operators.cursors import Cursor, Limit, number
+from beamfleet_server.api import problems
+from beamfleet_server.api.guard import router as guarded
+from beamfleet_server.api.operators.cursors import Cursor, Limit, Number, number
 from beamfleet_server.api.schemas import Member, NewRollout, Page, Rollout, RolloutSummary
 from beamfleet_server.clock import Clock, rfc3339
 from beamfleet_server.errors import ServerError
 from beamfleet_server.fleet.selector import Selector
 from beamfleet_server.store import Store
+from beamfleet_server.store.acts import about
 from beamfleet_server.store.advancing import Plan
 from beamfleet_server.store.rollouts import RolloutFacts
+
+REFUSED = problems.told("release.unknown", "rollout.no_selector", "rollout.no_devices", "rollout.no_target")
+UNKNOWN = problems.told("rollout.unknown")
 
 
 def router(store: Store, clock: Clock) -> APIRouter:
     """`/rollouts`."""
-    routes = APIRouter(tags=["rollouts"])
+    routes = guarded("rollouts")
 
     @routes.post(
         "/rollouts",
         status_code=201,
-        responses={200: {"model": Rollout, "description": "An earlier request with this key has started it"}},
+        responses={
+            200: {"model": Rollout, "description": "An earlier request with this key has started it"},
+            **REFUSED,
+        },
     )
     def start(new: NewRollout, response: Response) -> Rollout:
         """Roll a release out to the devices that a selector means, the canaries first."""
@@ -30,6 +39,7 @@ def router(store: Store, clock: Clock) -> APIRouter:
         if not selector.terms and not new.all:
             raise ServerError("rollout.no_selector", "no devices are named", "name them by labels (-l), or say --all")
         plan = Plan(check_product(new.product), check_version(new.version), selector, new.canary, new.note, new.key)
+        about(f"{new.product} {new.version}", new.selector or "all")
         rollout, is_new = store.advancing.start(plan, clock())
         if not is_new:
             response.status_code = 200
@@ -42,13 +52,13 @@ def router(store: Store, clock: Clock) -> APIRouter:
         items = [RolloutSummary(**_described(row)) for row in rows[:limit]]
         return Page(items=items, next=str(items[-1].id) if len(rows) > limit else None)
 
-    @routes.get("/rollouts/{rollout}")
-    def one(rollout: int) -> Rollout:
+    @routes.get("/rollouts/{rollout}", responses=UNKNOWN)
+    def one(rollout: Number) -> Rollout:
         """A rollout with its devices."""
         return _rollout(store, rollout)
 
-    @routes.post("/rollouts/{rollout}/abort")
-    def abort(rollout: int) -> Rollout:
+    @routes.post("/rollouts/{rollout}/abort", responses=problems.told("rollout.unknown", "rollout.finished"))
+    def abort(rollout: Number) -> Rollout:
         """End a rollout: no more offers, and devices that have not swapped keep what they run."""
         store.advancing.abort(rollout, "aborted by an operator", clock())
         return _rollout(store, rollout)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends
 
 from beamfleet_server import __version__
 from beamfleet_server.api.authentication import Authentication
+from beamfleet_server.api.guard import router as guarded
 from beamfleet_server.api.schemas import Address, Health, MetadataVersions, Page, ServerFacts, Setting, Who
 from beamfleet_server.broker.client import BrokerClient
 from beamfleet_server.clock import rfc3339
@@ -31,7 +32,7 @@ def router(
     refused: Counter[str],
 ) -> APIRouter:
     """`/server`, `/health`, `/whoami`, `/config`. `refused` counts dropped messages of devices by code."""
-    routes = APIRouter(tags=["server"])
+    routes = guarded("server")
 
     @routes.get("/server")
     def server() -> ServerFacts:
@@ -68,7 +69,13 @@ def router(
     @routes.get("/whoami")
     def whoami(operator: Annotated[Operator, Depends(authentication)]) -> Who:
         """The operator behind the token."""
-        return Who(name=operator.name, role=operator.role, expires=rfc3339(operator.expires))
+        return Who(
+            name=operator.name,
+            role=operator.role,
+            expires=rfc3339(operator.expires),
+            scopes=sorted(operator.scopes),
+            session=operator.session,
+        )
 
     @routes.get("/config")
     def config() -> Page[Setting]:

@@ -1,0 +1,63 @@
+"""Owns who may do what on the operators' API: one table, which every route must be in. Nobody can sign a bundle here.
+
+Roles are steps: viewer < operator < publisher < admin; each one may do what those below it may. A token can be limited
+further, to the operations that are its scopes. A route that is not in the table keeps the server from starting.
+"""
+
+from collections.abc import Mapping
+
+from beamfleet_server.errors import ServerError
+from beamfleet_server.store.operators import Operator
+
+VIEWER, OPERATOR, PUBLISHER, ADMIN = ROLES = ("viewer", "operator", "publisher", "admin")
+
+NEEDED: Mapping[str, str] = {
+    "server.server": VIEWER,
+    "server.health": VIEWER,
+    "server.whoami": VIEWER,
+    "server.config": OPERATOR,
+    "metadata.newest": VIEWER,
+    "metadata.products": VIEWER,
+    "metadata.upload": PUBLISHER,
+    "metadata.upload_root": ADMIN,
+    "metadata.create": ADMIN,
+    "bundles.listed": VIEWER,
+    "bundles.one": VIEWER,
+    "bundles.upload": PUBLISHER,
+    "tokens.create": OPERATOR,
+    "devices.listed": VIEWER,
+    "devices.one": VIEWER,
+    "devices.label": OPERATOR,
+    "devices.command": OPERATOR,
+    "rollouts.listed": VIEWER,
+    "rollouts.one": VIEWER,
+    "rollouts.start": OPERATOR,
+    "rollouts.abort": OPERATOR,
+    "events.listed": VIEWER,
+    "sessions.begin": VIEWER,
+    "sessions.current": VIEWER,
+    "sessions.listed": VIEWER,
+    "sessions.end": VIEWER,
+    "sessions.end_current": VIEWER,
+    "operators.listed": ADMIN,
+    "operators.create": ADMIN,
+    "operators.revoke": ADMIN,
+    "audit.listed": ADMIN,
+}
+"""The lowest role for each operation. `metadata.upload_root` is `metadata.upload` with a root or targets in it. Of
+sessions everybody has their own; an admin has everybody's."""
+
+
+def allows(role: str, operation: str) -> bool:
+    """True if the role may do the operation; KeyError for an operation that is not in the table."""
+    return role in ROLES and ROLES.index(role) >= ROLES.index(NEEDED[operation])
+
+
+def check(operator: Operator, operation: str) -> None:
+    """Refuse what the operator may not do; errors `auth.forbidden`, `auth.scope`."""
+    if not allows(operator.role, operation):
+        what = f"{operation} needs the role {NEEDED[operation]}; {operator.name[:63]} is {operator.role}"
+        raise ServerError("auth.forbidden", what, "ask an admin of this server")
+    if operator.scopes and operation not in operator.scopes:
+        what = f"the token of {operator.name[:63]} is limited to {', '.join(sorted(operator.scopes))[:300]}"
+        raise ServerError("auth.scope", what, "ask an admin for a token with this scope")
