@@ -1,38 +1,28 @@
-"""The update state machine, row by row: what each event leads to, and what a restart in each phase leads to."""
+"""The update state machine, row by row: what each event leads to."""
 
 import pytest
 from beamfleet_agent import moves
-from beamfleet_agent.course import MAX_PUT_OFF, retry_after
+from beamfleet_agent.course import retry_after
 from beamfleet_agent.journal import Ledger, decode, encode
 from beamfleet_agent.update import step
-from beamfleet_agent.update_state import Ground, Release, State, Update
+from beamfleet_agent.update_state import Ground, Release, State
 
-OLD = Release("a" * 64, "gateway", "1.0.0", ("kernel", "gateway"))
-NEW = Release("b" * 64, "gateway", "1.1.0", ("kernel", "gateway"), floor=7)
-OLD_RUNS = Ground(OLD.slot, "", "committed", 1, "update")
-NEW_ON_TRIAL = Ground(NEW.slot, OLD.slot, "trial", 1, "update")
-FRESH = State(ground=OLD_RUNS, releases=(OLD,))
-SLOTS = frozenset({OLD.slot, NEW.slot})
-
-
-def through(state: State, *events: moves.Event) -> tuple[State, tuple[moves.Action, ...]]:
-    """The state after these events, and the actions of the last."""
-    actions: tuple[moves.Action, ...] = ()
-    for event in events:
-        state, actions = step(state, event)
-    return state, actions
-
-
-def kinds(actions: tuple[moves.Action, ...]) -> list[type]:
-    return [type(action) for action in actions]
-
-
-MAY_FETCH = moves.Hooked("pre-download", NEW.slot, 1, 0)
-MAY_SWAP = moves.Hooked("pre-swap", NEW.slot, 1, 0)
-ASSIGNED = (moves.Assigned("new"), moves.Checked(10, 1, NEW), MAY_FETCH)
-STAGED = (*ASSIGNED, moves.Verified(NEW), moves.Staged(NEW))
-SWAPPING = (*STAGED, moves.Sound(OLD), MAY_SWAP)
-TRIAL = (*SWAPPING, moves.BootChanged(NEW_ON_TRIAL))
+from tests.agent.update_steps import (
+    ASSIGNED,
+    FRESH,
+    MAY_FETCH,
+    MAY_SWAP,
+    NEW,
+    NEW_ON_TRIAL,
+    OLD,
+    OLD_RUNS,
+    SLOTS,
+    STAGED,
+    SWAPPING,
+    TRIAL,
+    kinds,
+    through,
+)  # fmt: skip
 
 
 def test_an_assignment_is_checked_fetched_staged_swapped_watched_and_committed() -> None:
@@ -307,202 +297,8 @@ def test_a_swap_that_is_refused_because_of_another_trial_is_asked_for_again() ->
     assert actions == (moves.Verify(OLD.slot),)
 
 
-@pytest.mark.parametrize("tried", [ASSIGNED[:2], (*STAGED, moves.Sound(OLD))])
-class TestHooks:
-    """The owner's scripts before anything is fetched, and before the swap."""
-
-    def answer(self, state: State, status: int, **more: str) -> moves.Hooked:
-        return moves.Hooked(state.job, NEW.slot, 1, status, **more)
-
-    def test_any_other_end_than_go_on_or_later_fails_the_attempt_with_what_was_said(
-        self, tried: tuple[moves.Event, ...]
-    ) -> None:
-        state, _ = through(FRESH, *tried)
-        point = state.job
-        state, _ = step(state, self.answer(state, 3, name="10-full", output="no room"))
-        assert (state.update.phase, state.update.reason, state.job) == ("failed", "update.hook", "")
-        assert state.update.detail == f"the hook 10-full of {point} ended with 3: no room"
-        assert state.spent == ((NEW.slot, 1),)
-
-    def test_hooks_that_give_no_answer_fail_the_attempt(self, tried: tuple[moves.Event, ...]) -> None:
-        state, _ = through(FRESH, *tried)
-        point = state.job
-        state, _ = step(state, self.answer(state, -1))
-        assert (state.update.phase, state.update.reason) == ("failed", "update.hook")
-        assert state.update.detail == f"the hooks of {point} gave no answer"
-
-    def test_a_launcher_that_refuses_to_run_them_fails_the_attempt(self, tried: tuple[moves.Event, ...]) -> None:
-        state, _ = through(FRESH, *tried, moves.Refused("unknown_verb"))
-        assert (state.update.phase, state.update.reason) == ("failed", "update.hook")
-        assert "unknown_verb" in state.update.detail
-
-    def test_later_is_later_ever_more_rarely_and_not_for_ever_whatever_restarts(
-        self, tried: tuple[moves.Event, ...]
-    ) -> None:
-        state, _ = through(FRESH, *tried)
-        delays = []
-        while state.update.phase != "failed":
-            state, actions = step(state, self.answer(state, 21, name="window"))
-            if state.update.phase == "failed":
-                break
-            assert isinstance(actions[-1], moves.Retry)
-            delays.append(actions[-1].after_s)
-            if len(delays) == 5:
-                state = decode(encode(state, Ledger()))[0]  # type: ignore[index]
-                state, _ = step(state, moves.Started(OLD_RUNS, SLOTS))
-            else:
-                state, _ = step(state, moves.RetryDue())
-            further = moves.Sound(OLD) if state.job == "verify" else moves.Checked(10, 1, NEW)
-            state, _ = step(state, further)
-        assert len(delays) == MAX_PUT_OFF
-        assert delays[-1] > 100 * delays[0]
-        assert (state.update.reason, state.spent) == ("update.hook", ((NEW.slot, 1),))
-
-    def test_an_answer_to_another_question_is_none(self, tried: tuple[moves.Event, ...]) -> None:
-        state, _ = through(FRESH, *tried)
-        for other in (
-            self.answer(state, 0)._replace(attempt=2),
-            self.answer(state, 0)._replace(slot=OLD.slot),
-            self.answer(state, 0)._replace(point="post-swap"),
-        ):
-            assert step(state, other) == (state, ())
-        after, _ = step(state, self.answer(state, 0))
-        assert step(after, self.answer(state, 1)) == (after, ())
-
-
-def test_a_ground_that_changed_while_hooks_ran_is_looked_at_again_before_the_swap() -> None:
-    other = Release("c" * 64, "gateway", "0.9.0")
-    fallen = Ground(other.slot, OLD.slot, "fallback", 1, "fallback", OLD.slot, 1, "crash")
-    state, _ = through(FRESH, *STAGED, moves.Sound(OLD), moves.BootChanged(fallen))
-    state, actions = step(state, MAY_SWAP)
-    assert (state.update.phase, actions) == ("staged", (moves.Verify(other.slot),))
-
-
-class TestTheSchemaOfTheData:
-    """What a person who goes back is asked; the device's own reverts ask nobody."""
-
-    OLD, NEW = OLD._replace(data_schema=1), NEW._replace(data_schema=2)
-    GROUND = Ground(NEW.slot, OLD.slot, "committed", 1, "update")
-
-    def back(self, old: Release, new: Release, forced: bool) -> Update:
-        state, _ = through(State(ground=self.GROUND, releases=(new,)), moves.Rollback(forced), moves.Sound(old))
-        return state.update
-
-    @pytest.mark.parametrize("old", [OLD, OLD._replace(data_schema=-1), OLD._replace(data_schema=0)])
-    def test_a_rollback_to_a_lower_one_is_refused_unless_it_is_forced(self, old: Release) -> None:
-        update = self.back(old, self.NEW, forced=False)
-        assert (update.phase, update.reason) == ("failed", "update.lower_schema")
-        assert "the running 1.1.0 has 2" in update.detail
-        assert self.back(old, self.NEW, forced=True).phase == "staged"
-
-    @pytest.mark.parametrize(("before", "now"), [(2, 2), (3, 2), (5, -1), (-1, -1)])
-    def test_a_rollback_to_the_same_or_a_higher_one_is_not(self, before: int, now: int) -> None:
-        old, new = OLD._replace(data_schema=before), NEW._replace(data_schema=now)
-        assert self.back(old, new, forced=False).phase == "staged"
-
-    def test_a_refused_rollback_spends_nothing_and_may_be_forced_next(self) -> None:
-        state, _ = through(State(ground=self.GROUND, releases=(self.NEW,)), moves.Rollback(), moves.Sound(self.OLD))
-        assert state.spent == ()
-        state, actions = through(state, moves.Rollback(forced=True), moves.Sound(self.OLD))
-        assert actions == (moves.Hook("pre-swap", OLD.slot, 0),)
-
-    def test_a_trial_is_ended_and_a_revert_followed_whatever_the_numbers(self) -> None:
-        state, actions = through(FRESH._replace(releases=(self.OLD, self.NEW)), *TRIAL, moves.Rollback())
-        assert actions == (moves.Request("rollback"),)
-        gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, "crash")
-        state, _ = step(state, moves.BootChanged(gone_back))
-        assert state.update.phase == "reverted"
-
-
 @pytest.mark.parametrize("reason", ["no_such_slot", "malformed", "reverted", "no_previous"])
 def test_a_swap_that_is_refused_for_good_fails(reason: str) -> None:
     state, _ = through(FRESH, *SWAPPING, moves.Refused(reason))
     assert (state.update.phase, state.update.reason) == ("failed", "update.refused")
     assert reason in state.update.detail
-
-
-class TestARestart:
-    """What a power cut or kill -9 in each phase leads to."""
-
-    @pytest.mark.parametrize("events", [ASSIGNED, (*ASSIGNED, moves.Verified(NEW))])
-    def test_in_a_download_checks_and_fetches_again(self, events: tuple[moves.Event, ...]) -> None:
-        state, actions = through(FRESH, *events, moves.Started(OLD_RUNS, frozenset({OLD.slot})))
-        assert actions == (moves.Check("new"),)
-        state, actions = through(state, moves.Checked(10, 1, NEW), MAY_FETCH)
-        assert (state.update.phase, kinds(actions)) == ("downloading", [moves.Proceed])
-
-    def test_before_an_assignment_was_checked_checks_it(self) -> None:
-        _, actions = through(FRESH, moves.Assigned("new"), moves.Started(OLD_RUNS, frozenset({OLD.slot})))
-        assert actions == (moves.Check("new"),)
-
-    def test_with_a_whole_slot_verifies_the_ground_and_swaps(self) -> None:
-        state, actions = through(FRESH, *STAGED, moves.Started(OLD_RUNS, SLOTS))
-        assert actions == (moves.Verify(OLD.slot),)
-        state, actions = through(state, moves.Sound(OLD), MAY_SWAP)
-        assert actions == (moves.Request(f"swap {NEW.slot} 1"),)
-
-    def test_with_a_slot_that_is_gone_fetches_again(self) -> None:
-        state, actions = through(FRESH, *STAGED, moves.Started(OLD_RUNS, frozenset({OLD.slot})))
-        assert (state.update.phase, actions) == ("downloading", (moves.Check("new"),))
-
-    def test_before_the_launcher_took_the_swap_verifies_the_ground_and_asks_again(self) -> None:
-        state, actions = through(FRESH, *SWAPPING, moves.Started(OLD_RUNS, SLOTS))
-        assert actions == (moves.Verify(OLD.slot),)
-        _, actions = through(state, moves.Sound(OLD), MAY_SWAP)
-        assert actions == (moves.Request(f"swap {NEW.slot} 1"),)
-
-    def test_with_a_swap_that_is_taken_while_the_ground_is_verified_follows_the_trial(self) -> None:
-        state, _ = through(FRESH, *SWAPPING, moves.Started(OLD_RUNS, SLOTS))
-        state, actions = step(state, moves.BootChanged(NEW_ON_TRIAL))
-        assert (state.update.phase, state.update.origin) == ("trial", "assignment")
-        assert actions == (moves.Cancel(), moves.Watch(NEW.slot, 1, NEW))
-
-    def test_after_the_launcher_took_the_swap_watches_the_trial(self) -> None:
-        state, actions = through(FRESH, *SWAPPING, moves.Started(NEW_ON_TRIAL, SLOTS))
-        assert (state.update.phase, actions) == ("trial", (moves.Watch(NEW.slot, 1, NEW),))
-
-    def test_in_a_trial_watches_from_its_beginning(self) -> None:
-        _, actions = through(FRESH, *TRIAL, moves.Started(NEW_ON_TRIAL, SLOTS))
-        assert actions == (moves.Watch(NEW.slot, 1, NEW),)
-
-    def test_after_the_commit_was_written_reports_it(self) -> None:
-        committed = NEW_ON_TRIAL._replace(phase="committed")
-        state, _ = through(FRESH, *TRIAL, moves.Proven(), moves.Started(committed, SLOTS))
-        assert state.update.phase == "committed"
-
-    @pytest.mark.parametrize("events", [SWAPPING, TRIAL])
-    def test_after_the_revert_was_written_reports_it(self, events: tuple[moves.Event, ...]) -> None:
-        gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, "crash")
-        state, _ = through(FRESH, *events, moves.Started(gone_back, SLOTS))
-        assert (state.update.phase, state.update.reason) == ("reverted", "crash")
-
-    @pytest.mark.parametrize("slots", [SLOTS, frozenset({OLD.slot})])
-    def test_after_a_trial_that_came_and_went_while_nobody_watched_does_not_try_again(
-        self, slots: frozenset[str]
-    ) -> None:
-        """The agent asked, died, came back (staged again), died; the launcher tried meanwhile and went back."""
-        gone_back = Ground(OLD.slot, "", "reverted", 1, "revert", NEW.slot, 1, "crash")
-        state, _ = through(FRESH, *SWAPPING, moves.Started(OLD_RUNS, SLOTS))
-        state, actions = step(state, moves.Started(gone_back, slots))
-        if actions:
-            state, _ = step(state, moves.Checked(10, 1, NEW))
-        assert (state.update.phase, state.spent) in (
-            ("reverted", ((NEW.slot, 1),)), ("failed", ((NEW.slot, 1),)),
-        )  # fmt: skip
-
-    def test_with_boot_state_remade_from_damage_does_not_count_a_lost_trial_as_success(self) -> None:
-        remade = Ground(OLD.slot, "", "committed", 0, "crash")
-        state, _ = through(FRESH, *TRIAL, moves.Started(remade, SLOTS))
-        assert (state.update.phase, state.update.reason) == ("reverted", "crash")
-
-    def test_without_a_journal_learns_from_the_slot_what_is_on_trial(self) -> None:
-        state, actions = through(State(), moves.Started(NEW_ON_TRIAL, SLOTS))
-        assert (state.update.phase, actions) == ("trial", (moves.Verify(NEW.slot),))
-        state, actions = step(state, moves.Sound(NEW))
-        assert (state.update.version, actions) == ("1.1.0", (moves.Watch(NEW.slot, 1, NEW),))
-
-    def test_without_a_journal_learns_from_the_slot_what_runs(self) -> None:
-        state, actions = through(State(), moves.Started(OLD_RUNS, SLOTS))
-        assert actions == (moves.Verify(OLD.slot),)
-        state, actions = step(state, moves.Sound(OLD))
-        assert (state.releases, state.update, actions) == ((OLD,), Update(), ())

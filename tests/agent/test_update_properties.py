@@ -6,11 +6,9 @@ agreed; success is claimed only when boot/state says so; every step is in the ta
 calms down, the device runs what it was told last.
 """
 
-import re
 from typing import Any, Literal
 
 from beamfleet_agent import moves
-from beamfleet_agent import update as machine
 from beamfleet_agent.journal import Ledger, decode, encode
 from beamfleet_agent.update import step
 from beamfleet_agent.update_state import (
@@ -19,15 +17,16 @@ from beamfleet_agent.update_state import (
     PENDING,
     PHASES,
     POINTS,
-    SWAPPED,
     Ground,
     Release,
     State,
     known,
-)
+)  # fmt: skip
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.agent import update_table
 
 SCHEMAS = {"a": 1, "b": 2, "c": 2, "d": -1}
 RELEASES = {
@@ -38,30 +37,7 @@ FOREVER = 1 << 30
 STEPS = st.integers(0, 12)
 Death = Literal["", "before the journal", "after the journal", "between the actions"]
 DEATHS = st.sampled_from(("", "", "", "before the journal", "after the journal", "between the actions"))
-GROUPS = {"final": FINAL, "pending": PENDING, "swapped": SWAPPED, "any": frozenset(PHASES)}
-
-
-def table() -> dict[tuple[str, str], tuple[set[str], set[str]]]:
-    """(event, phase before) -> (phases after, actions that may be given), from the docstring of update.py."""
-    rows = re.findall(
-        r"^\| ([A-Z]\w+) +\| ([a-z ]+?) +\| ([a-z= ]+?) +\| ([A-Za-z -]+?) +\|$", str(machine.__doc__), re.MULTILINE
-    )
-    read: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
-    for event, before, after, actions in rows:
-        for phase in [phase for word in before.split() for phase in GROUPS.get(word, {word})]:
-            assert (event, phase) not in read, f"{event} in {phase} is told twice"
-            read[event, phase] = {phase if word == "=" else word for word in after.split()}, set(actions.split())
-    return read
-
-
-TABLE = table()
-
-
-def test_the_table_tells_every_event_in_every_phase() -> None:
-    events = {kind.__name__ for kind in moves.Event.__args__}
-    assert set(TABLE) == {(event, phase) for event in events for phase in PHASES}
-    for after, _ in TABLE.values():
-        assert after <= set(PHASES)
+TABLE = update_table.read()
 
 
 class World(RuleBasedStateMachine):
