@@ -104,7 +104,8 @@ def serve(mountpoint: str, image: str, log_path: str) -> None:
                 note(b"F")
             return 0
 
-    mfusepy.FUSE(Files(), mountpoint, foreground=True, nothreads=True, direct_io=True, big_writes=True)
+    big = {"big_writes": True} if mfusepy.fuse_version_major == 2 else {}  # else by 4 KiB; libfuse3 always writes so
+    mfusepy.FUSE(Files(), mountpoint, foreground=True, nothreads=True, direct_io=True, **big)
 
 
 if __name__ == "__main__":

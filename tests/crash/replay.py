@@ -88,7 +88,9 @@ def within(order: Order, packages: Sequence[Path] = ()) -> Result:
     environment = {**os.environ, "PYTHONPATH": ":".join(str(place) for place in (*packages, REPOSITORY))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=room)
     try:
-        return Result(**json.loads(done.stdout.splitlines()[-1]))
+        result = Result(**json.loads(done.stdout.splitlines()[-1]))
+        result.trouble = result.trouble and f"{result.trouble}\n{done.stderr}"
+        return result
     except (IndexError, ValueError, TypeError):
         return Result(order.name, trouble=f"ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     finally:
