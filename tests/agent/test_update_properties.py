@@ -37,7 +37,6 @@ FOREVER = 1 << 30
 STEPS = st.integers(0, 12)
 Death = Literal["", "before the journal", "after the journal", "between the actions"]
 DEATHS = st.sampled_from(("", "", "", "before the journal", "after the journal", "between the actions"))
-TABLE = update_table.read()
 
 
 class World(RuleBasedStateMachine):
@@ -69,7 +68,7 @@ class World(RuleBasedStateMachine):
         """As agent.py does it: decide, journal, act; `dies` somewhere in between."""
         before = self.state
         self.state, actions = step(before, event)
-        self.check_step(before, event, actions)
+        update_table.check(before, event, self.state, actions)
         if dies == "before the journal":
             self.kill()
             return
@@ -85,13 +84,6 @@ class World(RuleBasedStateMachine):
             if dies:
                 self.kill()
                 return
-
-    def check_step(self, before: State, event: moves.Event, actions: tuple[moves.Action, ...]) -> None:
-        kind, phase = type(event).__name__, before.update.phase
-        after, may = TABLE[kind, phase]
-        assert self.state.update.phase in after, f"{kind} in {phase} led to {self.state.update.phase}"
-        given = {type(action).__name__ for action in actions}
-        assert given <= may, f"{kind} in {phase} gave {given - may}"
 
     def act(self, action: moves.Action) -> None:
         match action:

@@ -2,8 +2,8 @@
 
 import re
 
-from beamfleet_agent import update
-from beamfleet_agent.update_state import FINAL, PENDING, PHASES, SWAPPED
+from beamfleet_agent import moves, update
+from beamfleet_agent.update_state import FINAL, PENDING, PHASES, SWAPPED, State
 
 GROUPS = {"final": FINAL, "pending": PENDING, "swapped": SWAPPED, "any": frozenset(PHASES)}
 
@@ -19,3 +19,15 @@ def read() -> dict[tuple[str, str], tuple[set[str], set[str]]]:
             assert (event, phase) not in told, f"{event} in {phase} is told twice"
             told[event, phase] = {phase if word == "=" else word for word in after.split()}, set(actions.split())
     return told
+
+
+TABLE = read()
+
+
+def check(before: State, event: moves.Event, after: State, actions: tuple[moves.Action, ...]) -> None:
+    """Hold one step to the table."""
+    kind, phase = type(event).__name__, before.update.phase
+    phases, may = TABLE[kind, phase]
+    assert after.update.phase in phases, f"{kind} in {phase} led to {after.update.phase}"
+    given = {type(action).__name__ for action in actions}
+    assert given <= may, f"{kind} in {phase} gave {given - may}"
