@@ -47,7 +47,7 @@ Vm vms[2];                      /* with started.N and exit.N: N is the index, wh
 byte vm_pid = NO_VM;
 byte lock;                      /* launcher.lock: 0, or who holds it */
 mtype point;                    /* the hooks that run, for which release, what they said; and whether they are orphans */
-byte hook_status;
+byte hook_to, hook_status;
 bit hook_orphan, doorbell, wanted;
 
 byte faults = FAULTS, asked;
@@ -101,7 +101,7 @@ inline cut() {                  /* the power goes, and comes again: everybody ha
       vms[0].stage = gone; vms[0].keeper = nobody; vms[0].slot = NONE; vms[0].started = 0;
       vms[1].stage = gone; vms[1].keeper = nobody; vms[1].slot = NONE; vms[1].started = 0;
       vm_pid = NO_VM; doorbell = 0; wanted = 1;
-      point = nothing; hook_status = 0; hook_orphan = 0;
+      point = nothing; hook_to = NONE; hook_status = 0; hook_orphan = 0;
       number = 0
     }
   }
@@ -158,7 +158,7 @@ inline request() {
 inline strangers() {            /* orphaned hooks; then every VM that can be seen: until no more is */
   atomic {
     may_end;
-    if :: point != nothing && hook_orphan -> point = nothing; hook_orphan = 0 :: else fi;
+    if :: point != nothing && hook_orphan -> point = nothing; hook_to = NONE; hook_orphan = 0 :: else fi;
     if :: up(0) || known(0) -> vms[0].stage = ended :: else fi;
     if :: up(1) || known(1) -> vms[1].stage = ended :: else fi
   }
@@ -175,7 +175,7 @@ inline stop_vm() {
   atomic {
     may_end;
     vms[0].started = 0; vms[1].started = 0;
-    if :: point != nothing -> point = nothing; hook_status = 21; doorbell = 1 :: else fi
+    if :: point != nothing -> point = nothing; hook_to = NONE; hook_status = 21; doorbell = 1 :: else fi
   };
   if
   :: vm == NO_VM
@@ -286,10 +286,10 @@ act:
         may_end;
         assert(seen.slot == my.slot || dirty);          /* never ahead of the state */
         current = my.slot; goto loop
-      :: hook == nothing && ((my.due == commit_ && !wants_vm) || (can_start && my.due != nothing && my.due != commit_)) ->
+      :: hook == nothing && ((my.due == commit_ && !wants_vm) || (can_start && (my.due == revert_ || (my.due == post_swap && !dirty)))) ->
         may_end;                /* start_hooks */
         assert(point == nothing);
-        hook = my.due; point = my.due
+        hook = my.due; point = my.due; hook_to = my.slot
       :: can_start && (hook == nothing -> my.due == nothing || my.due == commit_ : hook == commit_ && my.due == commit_) &&
           (free(0) || free(1)) ->
         may_end;                /* start_vm: its count is durable before it is there */
@@ -318,7 +318,8 @@ counted:
     :: dirty && my.phase == trial -> revert(0)          /* what cannot be counted counts as reached */
     :: else ->
       unwritten = unwritten || dirty;
-      assert((disk.slot == my.slot && current == my.slot && data == my.slot) || unwritten);
+      assert((disk.slot == my.slot && disk.boots == my.boots) || unwritten);     /* counted */
+      assert((current == my.slot && data == my.slot) || unwritten);               /* prepared by its hooks */
       assert(my.slot != bad || disk.phase == trial);
       vms[0].started = 0; vms[1].started = 0;
       vm = my.starts; vms[vm].slot = my.slot; vms[vm].keeper = waits; vms[vm].stage = forked; vm_pid = NO_VM; more_tries
@@ -371,11 +372,11 @@ end_hooks:
   do
   :: atomic { point != nothing ->
       if
-      :: if :: point != commit_ -> data = disk.slot :: else fi; hook_status = 0
-      :: point == post_swap && disk.slot == bad -> hook_status = 1
+      :: if :: point != commit_ -> data = hook_to :: else fi; hook_status = 0
+      :: point == post_swap && hook_to == bad -> hook_status = 1
       :: fault; hook_status = 21
       fi;
-      point = nothing;
+      point = nothing; hook_to = NONE;
       if :: hook_orphan -> hook_status = 0; hook_orphan = 0 :: else -> doorbell = 1 fi }
   od
 }

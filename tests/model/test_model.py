@@ -1,0 +1,141 @@
+"""The protocol between launcher, heart, agent, init and power holds in every state that the model can reach.
+
+`spin` visits them all; planted bugs show that it would see one; and the names of the model are those of the code.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import beamfleet_agent
+import pytest
+from beamfleet_agent.boot import FIELDS, PHASES
+from beamfleet_agent.setup import DEVICE_FILES
+
+from tests.model.spin import Verdict, verify
+
+DEVICE = Path(beamfleet_agent.__file__).parent / "device"
+MODEL = (DEVICE / "model/launcher.pml").read_text()
+SAFETY = {
+    "two requests, one fault": {"FAULTS": 1, "ASKS": 2},
+    "one request, two faults": {"FAULTS": 2, "ASKS": 1},
+    "only heart restarts the launcher": {"FAULTS": 1, "ASKS": 1, "RESPAWNED": 0},
+}
+LIVENESS_SIZES = {"FAULTS": 1, "ASKS": 1}
+PLANTED = {
+    "a VM is there before its start is durable": ("counted:\n  sync_state();\n", "counted:\n", ""),
+    "a request is deleted before its outcome is durable": (
+        "    sync_state();\n    if\n    :: atomic { was ->",
+        "    if\n    :: atomic { was ->",
+        "",
+    ),
+    "a new launcher starts without ending strangers": (
+        "  strangers();\n  atomic {\n    may_end;\n    doorbell = 0;",
+        "  atomic {\n    may_end;\n    doorbell = 0;",
+        "",
+    ),
+    "a new launcher takes what was only renamed for durable": (
+        "copy(my, seen); dirty = 1;",
+        "copy(my, seen);",
+        "",
+    ),
+    "the end of a VM does not ring": ("keeper = told; doorbell = 1", "keeper = told", "again"),
+    "a deadline that has passed is forgotten": (":: my.phase == trial -> late = 1", ":: false", "ends"),
+}
+"""By name: what to replace in the model, by what, and the property of infinite runs that finds it (or an assertion)."""
+ONLY_IN_THE_MODEL = {"copy", "durable", "either", "cut", "sync_state", "reap"}
+
+suite = pytest.mark.suite(name="model")
+
+
+def report(capsys: pytest.CaptureFixture[str], name: str, verdict: Verdict) -> None:
+    with capsys.disabled():
+        end = verdict.error or "holds"
+        print(f"\n  {name}: {end}; {verdict.states} states, depth {verdict.depth}, {verdict.seconds:.0f} s", flush=True)
+
+
+@pytest.fixture(scope="module")
+def unreached() -> dict[str, frozenset[tuple[int, str]]]:
+    return {}
+
+
+@suite
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SAFETY)
+def test_no_reachable_state_breaks_an_assertion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, unreached: dict[str, frozenset[tuple[int, str]]]
+) -> None:
+    verdict = verify(MODEL, tmp_path / "run", SAFETY[name])
+    report(capsys, name, verdict)
+    assert (verdict.error, verdict.truncated) == ("", ""), verdict.output
+    unreached[name] = verdict.unreached
+
+
+@suite
+def test_every_statement_of_the_model_is_reached_by_one_of_the_searches(
+    unreached: dict[str, frozenset[tuple[int, str]]],
+) -> None:
+    if set(unreached) != set(SAFETY):
+        pytest.skip("not all searches ran")
+    assert sorted(frozenset.intersection(*unreached.values())) == []
+
+
+@suite
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("claim", re.findall(r"^ltl (\w+)", MODEL, re.MULTILINE))
+def test_what_must_come_comes_at_last(tmp_path: Path, capsys: pytest.CaptureFixture[str], claim: str) -> None:
+    verdict = verify(MODEL, tmp_path / "run", LIVENESS_SIZES, claim)
+    report(capsys, claim, verdict)
+    assert (verdict.error, verdict.truncated) == ("", ""), verdict.output
+
+
+@suite
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_bug_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    right, wrong, claim = PLANTED[name]
+    assert MODEL.count(right) == 1, f"the model has changed: {right!r} is not there once"
+    verdict = verify(MODEL.replace(right, wrong), tmp_path / "run", LIVENESS_SIZES, claim)
+    report(capsys, name, verdict)
+    assert verdict.error, verdict.output
+
+
+def scripts() -> Mapping[str, str]:
+    return {name: (DEVICE / name).read_text() for name in DEVICE_FILES if not name.endswith(".beam")}
+
+
+def names(kind: str) -> set[str]:
+    """The constants of one kind, named in the comment behind them."""
+    found = re.search(rf"^mtype = \{{([^}}]*)\}}\s*/\* {kind}", MODEL, re.MULTILINE)
+    assert found, kind
+    return {name.strip() for name in found[1].split(",")}
+
+
+@suite
+def test_the_phases_the_verbs_and_the_fields_are_those_of_the_code() -> None:
+    assert names("phase") == PHASES
+    rules = scripts()["rules"]
+    for verb in names("verbs"):
+        assert re.search(rf"^    {verb}:", rules, re.MULTILINE), verb
+    boot = re.search(r"typedef Boot \{\s*byte ([^;]*);\s*mtype ([^;]*);\s*bit ([^/]*)/\*", MODEL)
+    assert boot
+    fields = {name.strip() for group in boot.groups() for name in group.split(",")} - {"failed_attempt", "spent"}
+    assert fields <= {*FIELDS, "due"}
+    for point in names("due") - {"nothing"}:
+        assert re.search(rf"owe {point.rstrip('_').replace('_', '-')}\b", rules), point
+
+
+@suite
+def test_the_functions_are_those_of_the_code() -> None:
+    code = scripts()
+    defined = {name for text in code.values() for name in re.findall(r"^(\w+)\(\) \{", text, re.MULTILINE)} | set(code)
+    inlines = set(re.findall(r"^inline (\w+)\(", MODEL, re.MULTILINE)) - ONLY_IN_THE_MODEL
+    named = set(re.findall(r"/\* (handle_\w+|start_\w+|note_\w+|rest)\b", MODEL))
+    assert {"strangers", "stop_vm", "write_state", "swap_to"} <= inlines
+    assert {"handle_exit", "handle_requests", "handle_hook", "start_vm", "start_hooks", "note_boot", "rest"} <= named
+    assert inlines | named <= defined
+
+
+@suite
+def test_the_model_is_no_file_of_a_device() -> None:
+    assert not [name for name in DEVICE_FILES if name.startswith("model") or name.endswith(".pml")]
