@@ -17,9 +17,8 @@ pytestmark = [pytest.mark.suite(name="boot"), pytest.mark.timeout(1500)]
 
 WATCHDOG = "/dev/watchdog0"
 NO_VM_S = 20
-ANSWER_S = INSTALL_S = 300
-FIRES_S = 240
-"""Far more than the 30 s of the watchdog, the 10 s between two pats and NO_VM_S: a busy host computes slowly."""
+ANSWER_S = INSTALL_S = FIRES_S = 600
+"""Far more than it takes: the machine's seconds are its own, and long ones on a busy host."""
 HELD = (
     "until [ \"$(find /proc/[0-9]*/fd -lname {watchdog} 2>/dev/null | cut -d/ -f3 | sort -u)\" = '{pids}' ];"
     " do sleep 0.2; done; cat /sys/class/watchdog/{name}/state"
