@@ -30,6 +30,7 @@ APPLICATION_BEAMS = {
 _MODULES = {"relx": "sensor_gateway_app", "mix": "'Elixir.EdgeHub.Application'"}
 TRIAL_S = 60
 """Long enough for a boot on a machine that has other things to do."""
+BOOT_MS = 3000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -133,7 +134,20 @@ class HeartDevice(LauncherDevice):
         """Until a VM start newer than `after` of this slot has run its boot script."""
         return super().runs(name, after=after, deadline_s=deadline_s)
 
-    def absence(self, happen: Callable[[], None], deadline_s: float = 40) -> Absence:
+    def answers(self, since_ms: int, *, deadline_s: float = 90) -> dict[str, object]:
+        """What the service tells, as soon as one answers that began after this time of the boot clock."""
+        return super().answers(since_ms, deadline_s=deadline_s)
+
+    def back_ms(self, since_ms: int) -> int:
+        """How long it took until a service had begun that answers. A boot counts as BOOT_MS at most: how much longer it
+        takes is the affair of the machine and of what else it does."""
+        facts = self.answers(since_ms)
+        pid, begun_ms = facts["os_pid"], facts["started_ms"]
+        assert isinstance(pid, int)
+        assert isinstance(begun_ms, int)
+        return min(begun_ms, process_started_ms(pid) + BOOT_MS) - since_ms
+
+    def absence(self, happen: Callable[[], None], deadline_s: float = 90) -> Absence:
         """Have something happen to the running VM, and see the service back."""
         before, happened_ms = self.vm(), boot_clock_ms()
         happen()

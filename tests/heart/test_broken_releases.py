@@ -33,10 +33,6 @@ class Broken:
     trial_s: int = TRIAL_S
     detail: str = ""
 
-    @property
-    def marks(self) -> list[pytest.MarkDecorator]:
-        return [pytest.mark.usefixtures("no_oom")] if self.detail == "status 137" else []
-
     def lay(self, device: HeartDevice) -> None:
         written = device.written(self.version)
         replaced = application(self.kind, self.version, self.start) if self.start else {}
@@ -79,13 +75,13 @@ def reverted(device: HeartDevice, broken: Broken, attempt: int = 1) -> int:
     device.until("the swap", lambda s: s.last_request >= number)
     device.until(f"{broken.what} to be reverted", lambda s: s.phase == "reverted", broken.trial_s + 40)
     device.runs(OLD, after=starts + 1)
-    begun_ms = device.answers(asked_ms)["started_ms"]
-    assert isinstance(begun_ms, int)
-    return begun_ms - asked_ms
+    return device.back_ms(asked_ms)
 
 
-@pytest.mark.parametrize("broken", [pytest.param(each, id=each.what, marks=each.marks) for each in BROKEN])
-def test_the_launcher_alone_goes_back(make: Make, told: Told, broken: Broken) -> None:
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.what)
+def test_the_launcher_alone_goes_back(make: Make, told: Told, broken: Broken, request: pytest.FixtureRequest) -> None:
+    if broken.detail == "status 137":
+        request.getfixturevalue("no_oom")
     device = make(broken.kind)
     device.serve()
     if broken.trial_s != TRIAL_S:

@@ -15,7 +15,6 @@ pytestmark = [pytest.mark.suite(name="heart"), pytest.mark.usefixtures("no_oom")
 
 KINDS = pytest.mark.parametrize("kind", PRODUCTS)
 ALONE = {"respawned": "no"}
-UNREAPED_S = 40
 NO_REAPER = """
 import ctypes, signal, subprocess, sys
 ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans come to us, and we leave them unreaped
@@ -79,7 +78,7 @@ def test_a_vm_that_nobody_reaps_is_replaced_once(make: Make, told: Told, kind: s
     before = device.serve()
     for pid in device.keepers():
         os.kill(pid, signal.SIGKILL)
-    absence = device.absence(lambda: os.kill(device.vm(), signal.SIGKILL), UNREAPED_S)
+    absence = device.absence(lambda: os.kill(device.vm(), signal.SIGKILL))
     state = device.boot.state()
     assert (state.starts, state.cause) == (before + 1, "killed")
     device.alone()

@@ -20,7 +20,7 @@ pytestmark = [
 BOMBER, ATTACKER = 61001, 61002
 PROCESSES = 200
 BACK_S = 15
-TRIAL_S = 20
+TRIAL_S = 30
 BOMBS = {
     "fills": "for i in 1 2 3 4 5; do (while :; do sleep 600 & done) & done",
     "hops": "hop() { sleep 0.02; hop & }; for i in 1 2 3; do hop & done",
@@ -34,22 +34,21 @@ def test_a_fork_bomb_goes_with_its_release(make: Make, told: Told, kind: str, bo
     user = BOMBER + 10 * (kind == "mix") + 20 * (bomb == "hops")
     device = make(kind, app_user=user, settings={"app_max_processes": PROCESSES})
     device.serve()
-    device.set(trial_deadline_s=TRIAL_S)
+    device.set(trial_deadline_s=60)
     light = f'spawn(fun() -> timer:sleep(500), os:cmd("touch bomb; {BOMBS[bomb]}") end).'
     device.give(NEW, "1.1.0", arguments=("-eval", light))
     starts, asked_ms = device.boot.state().starts, boot_clock_ms()
     device.boot.request(f"swap {NEW} 1")
-    wait_for("the bomb", (device.app / "data/bomb").exists, deadline_s=TRIAL_S)
+    wait_for("the bomb", (device.app / "data/bomb").exists, deadline_s=60)
     if bomb == "fills":
-        wait_for("it to be full", lambda: len(of_user(user)) > PROCESSES // 2, deadline_s=TRIAL_S)
+        wait_for("it to be full", lambda: len(of_user(user)) > PROCESSES // 2, deadline_s=60)
     device.until("the revert", lambda s: s.phase == "reverted", TRIAL_S + 40)
     device.runs(OLD, after=starts + 1)
-    begun_ms = device.answers(asked_ms)["started_ms"]
-    assert isinstance(begun_ms, int)
-    assert begun_ms - asked_ms <= (TRIAL_S + BACK_S) * 1000
+    away_ms = device.back_ms(asked_ms)
+    assert away_ms <= (TRIAL_S + BACK_S) * 1000
     assert set(of_user(user)) <= set(device.ours())
     device.alone()
-    told(f"old release back after {begun_ms - asked_ms} ms of at most {(TRIAL_S + BACK_S) * 1000}")
+    told(f"old release back after {away_ms} ms of at most {(TRIAL_S + BACK_S) * 1000}")
 
 
 def test_a_release_cannot_touch_launcher_state_or_slots(make: Make) -> None:

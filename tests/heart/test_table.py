@@ -34,10 +34,6 @@ class Row:
     detail: str = ""
     noticed_ms: int = 12_000
 
-    @property
-    def marks(self) -> list[pytest.MarkDecorator]:
-        return [pytest.mark.usefixtures("no_oom")] if self.detail == KILLED else []
-
 
 def order(expressions: str) -> Callable[[HeartDevice], None]:
     return lambda device: device.order(expressions)
@@ -69,8 +65,12 @@ ROWS = (
 
 
 @KINDS
-@pytest.mark.parametrize("row", [pytest.param(row, id=row.what, marks=row.marks) for row in ROWS])
-def test_the_service_is_back_and_the_state_says_why(make: Make, told: Told, kind: str, row: Row) -> None:
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
+def test_the_service_is_back_and_the_state_says_why(
+    make: Make, told: Told, kind: str, row: Row, request: pytest.FixtureRequest
+) -> None:
+    if row.detail == KILLED:
+        request.getfixturevalue("no_oom")
     device = make(kind)
     before = device.serve()
     absence = device.absence(lambda: row.happen(device))

@@ -5,6 +5,7 @@ One server makes keys and bundles and flashes the devices; then it is gone.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.heart.device import working_in
+from tests.heart.device import BOOT_MS, process_started_ms, working_in
 from tests.support import release_slots
 from tests.support.examples import tarball
 from tests.support.fleet import Device, Fleet, fleet, wait_for
@@ -56,6 +57,14 @@ def agent(device: Device, *words: str, timeout_s: float = 120) -> tuple[int, dic
     return done.returncode, answer
 
 
+def asking(device: Device, verb: str, file: Path) -> subprocess.Popen[str]:
+    """The same for a bundle, not waited for."""
+    return subprocess.Popen(
+        [AGENT, verb, str(file), "--root", str(device.root), "-o", "json"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+
+
 def installed(here: Fleet, name: str, *more: str) -> Device:
     """A device that has 1.0.0 committed, from a file, with the server gone."""
     first = bundle(here, "1.0.0")
@@ -66,15 +75,22 @@ def installed(here: Fleet, name: str, *more: str) -> Device:
     return device
 
 
-def back(device: Device, asked_ms: int) -> dict[str, Any]:
+def trial_began(device: Device) -> int:
+    """When the update that is under way had swapped, by the boot clock."""
+    wait_for("the trial", lambda: device.boot_state()["phase"] == "trial", deadline_s=90, every_s=0.01)
+    return boot_clock_ms()
+
+
+def back(device: Device, began_ms: int) -> dict[str, Any]:
     """What 1.0.0 tells when it answers again, within its time."""
 
     def old() -> dict[str, Any] | None:
         facts = device.http()
-        return facts if facts and facts["version"] == "1.0.0" and facts["started_ms"] > asked_ms else None
+        return facts if facts and facts["version"] == "1.0.0" and facts["started_ms"] > began_ms else None
 
-    facts = wait_for("1.0.0 to answer again", old, deadline_s=DEADLINE_S + 3 * BACK_S)
-    assert facts["started_ms"] - asked_ms <= (DEADLINE_S + BACK_S) * 1000
+    facts = wait_for("1.0.0 to answer again", old, deadline_s=DEADLINE_S + 6 * BACK_S)
+    begun_ms = min(facts["started_ms"], process_started_ms(facts["os_pid"]) + BOOT_MS)
+    assert begun_ms - began_ms <= (DEADLINE_S + BACK_S) * 1000
     return facts
 
 
@@ -82,15 +98,35 @@ def test_a_release_whose_probe_fails_is_reverted_and_remembered(here: Fleet) -> 
     device = installed(here, "probed")
     bad = bundle(here, "1.1.0", "--probe-http", f"{device.http_port}/elsewhere", "--probe-timeout-s", "1")
     here.stop_server()
-    asked_ms = boot_clock_ms()
-    code, answer = agent(device, "install", str(bad))
-    back(device, asked_ms)
+    with asking(device, "install", bad) as install:
+        back(device, trial_began(device))
+        answer = json.loads(install.communicate(timeout=120)[0])
     state = device.boot_state()
-    assert (code, answer["update"]["phase"], answer["update"]["reason"]) == (1, "reverted", "probe"), answer
+    assert install.returncode == 1
+    assert (answer["update"]["phase"], answer["update"]["reason"]) == ("reverted", "probe"), answer
     assert (state["phase"], state["slot"]) == ("reverted", answer["slot"])
     assert "/elsewhere: 404" in answer["update"]["detail"]
     code, answer = agent(device, "status")
     assert (answer["version"], answer["session"]) == ("1.0.0", False)
+
+
+def test_a_good_release_that_a_frozen_agent_does_not_confirm_may_come_again(here: Fleet) -> None:
+    device, good = installed(here, "frozen"), bundle(here, "1.1.0")
+    here.stop_server()
+    pid = device.agent_pid()
+    assert pid
+    with asking(device, "install", good) as install:
+        began_ms = trial_began(device)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            back(device, began_ms)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        answer = json.loads(install.communicate(timeout=120)[0])
+    assert (answer["update"]["phase"], answer["update"]["reason"]) == ("reverted", "unconfirmed"), answer
+    assert device.boot_state()["failed"].endswith(":unconfirmed")
+    code, answer = agent(device, "install", str(good))
+    assert (code, answer["version"], answer["phase"]) == (0, "1.1.0", "committed"), answer
 
 
 def test_a_release_that_fills_the_disk_ends_clearly_and_the_device_heals(here: Fleet) -> None:
@@ -111,16 +147,13 @@ def fill_and_heal(here: Fleet) -> None:
     device = installed(here, "full")
     bad, good = bundle(here, "1.1.0", evaluated=FILL), bundle(here, "1.1.0")
     here.stop_server()
-    asked_ms = boot_clock_ms()
-    with subprocess.Popen(
-        [AGENT, "install", str(bad), "--root", str(device.root), "-o", "json"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    ) as asking:  # fmt: skip
-        wait_for("the disk to be full", device.path("data/junk").exists, deadline_s=60)
-        back(device, asked_ms)
+    with asking(device, "install", bad) as install:
+        began_ms = trial_began(device)
+        wait_for("the disk to be filled", device.path("data/junk").exists, deadline_s=60)
+        back(device, began_ms)
         device.path("data/junk").unlink()
-        answer = json.loads(asking.communicate(timeout=120)[0])
-    assert asking.returncode == 1
+        answer = json.loads(install.communicate(timeout=120)[0])
+    assert install.returncode == 1
     assert answer["update"]["phase"] == "reverted", answer
     assert answer["version"] == "1.0.0"
     code, answer = agent(device, "install", str(good))
