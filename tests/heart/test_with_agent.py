@@ -106,7 +106,7 @@ def test_a_release_whose_probe_fails_is_reverted_and_remembered(here: Fleet) -> 
     assert (answer["update"]["phase"], answer["update"]["reason"]) == ("reverted", "probe"), answer
     assert (state["phase"], state["slot"]) == ("reverted", answer["slot"])
     assert "/elsewhere: 404" in answer["update"]["detail"]
-    code, answer = agent(device, "status")
+    _, answer = agent(device, "status")
     assert (answer["version"], answer["session"]) == ("1.0.0", False)
 
 
