@@ -142,7 +142,7 @@ inline request() {
   :: asks(rollback) && my.phase == trial -> revert(1)
   :: asks(rollback) && my.phase != trial && my.previous != NONE -> swap_to(my.previous, 0)
   :: asks(stop) -> my.stopped = 1
-  :: asks(start) -> my.stopped = 0
+  :: asks(start) && my.stopped -> my.stopped = 0; my.boots = 0
   :: else                       /* refused, or it is so already */
   fi
 }
