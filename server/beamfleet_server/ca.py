@@ -6,7 +6,7 @@ server's own as a client of the broker (CN `_server`), and the devices' (clientA
 subject of a CSR is never looked at: the name comes from the token's record."""
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,8 @@ from beamfleet_server.errors import ServerError
 DEVICE_DAYS = 90
 SERVER_DAYS = 397
 AUTHORITY_DAYS = 20 * 365
+LIST_DAYS = 400
+"""A server that is down for a month must not lock the fleet out: an expired list does."""
 BACKDATED = timedelta(hours=1)
 """Certificates begin a little in the past: a device's clock may be behind the server's."""
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -85,6 +87,23 @@ class FleetAuthority:
     def issue_device(self, device: str, public_key: ec.EllipticCurvePublicKey) -> Certificate:
         """A certificate of `DEVICE_DAYS` days for `device`; error `name.device`."""
         return _kept(self._sign(check_device(device), public_key, DEVICE_DAYS, ExtendedKeyUsageOID.CLIENT_AUTH, ()))
+
+    def revocation_list(self, serials: Mapping[str, int], began: int) -> bytes:
+        """The signed list (PEM) of certificates that are refused: serial in hex -> Unix seconds since when. It counts
+        from `began` and is good for `LIST_DAYS`."""
+        start = datetime.fromtimestamp(began, UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(start)
+            .next_update(start + timedelta(days=LIST_DAYS))
+        )
+        for serial, since in sorted(serials.items()):
+            revoked = x509.RevokedCertificateBuilder().serial_number(int(serial, 16))
+            builder = builder.add_revoked_certificate(
+                revoked.revocation_date(datetime.fromtimestamp(since, UTC)).build()
+            )
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def server_pair(self, names: Sequence[str]) -> KeyPair:
         """The server's key and certificate for `names` and the local ones; made anew when the names change or at 2/3

@@ -2,9 +2,11 @@
 
 Only what is committed is acknowledged, so the broker keeps the rest and the device repeats it. What is not a message
 of ours is counted, logged once per device and code, dropped and acknowledged: sending it again would not make it
-better. Who sent it is what the broker's ACL guarantees: a device can write to its own topics only."""
+better. Who sends too much is throttled, then cut (`flooding`, `broker.gate`). Who sent it is what the broker's ACL
+guarantees: a device can write to its own topics only."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -14,9 +16,11 @@ from beamfleet_bundles.errors import BundleError
 from msgspec import to_builtins
 
 from beamfleet_server.broker.client import BrokerClient, Received
+from beamfleet_server.broker.gate import Gate
 from beamfleet_server.clock import Clock
 from beamfleet_server.controller import Controller
 from beamfleet_server.errors import ServerError
+from beamfleet_server.flooding import Flooding, Judgement
 from beamfleet_server.store import Store
 from beamfleet_server.store.reports import Outcome, Report
 
@@ -32,12 +36,23 @@ class Ingest:
     """Takes what devices send, batch by batch."""
 
     def __init__(
-        self, client: BrokerClient, store: Store, controller: Controller, clock: Clock, *, batch: int, wait_s: float
+        self,
+        client: BrokerClient,
+        store: Store,
+        controller: Controller,
+        clock: Clock,
+        flooding: Flooding,
+        gate: Gate,
+        *,
+        batch: int,
+        wait_s: float,
     ) -> None:
         self._client = client
         self._store = store
         self._controller = controller
         self._clock = clock
+        self._flooding = flooding
+        self._gate = gate
         self._batch = batch
         self._wait_s = wait_s
         self._logged: set[tuple[str, str]] = set()
@@ -63,12 +78,27 @@ class Ingest:
             device = message.topic[:80]
             try:
                 device, app, _, kind = topics.parse(message.topic)
+                if not self._passes(device):
+                    continue
                 decoded = messages.decode(kind, message.payload)
             except BundleError as error:
                 self._refuse(device, error.code, error.message)
             else:
                 reports.append(Report(device, app, kind, to_builtins(decoded)))
         return reports
+
+    def _passes(self, device: str) -> bool:
+        """Throttle who sends too much, and cut who goes on."""
+        match self._flooding.judge(device, time.monotonic()):
+            case Judgement.PASS:
+                return True
+            case Judgement.DROP:
+                self._refuse(device, "message.rate", "too many messages")
+            case Judgement.CUT:
+                self._refuse(device, "message.rate", "too many messages, for too long")
+                self._flooding.forget(device)
+                self._gate.deny(device, "too many messages, for too long")
+        return False
 
     async def _commit(self, reports: Sequence[Report]) -> Outcome:
         """Commit, for as long as it takes: the broker holds what comes meanwhile."""

@@ -7,6 +7,7 @@
                      fleet (rules) ──┘  └── ingest ◄── broker.client ◄── MQTT ── devices
                            ▲                   │                            ▲
                      controller ◄── committed ─┘        delivery ── `desired`, retained
+                                                       broker.gate: who is kept out
                                                        broker.process: mosquitto, our child
 
     settings, data, ca, keys, tls, listeners        what it stands on
@@ -39,13 +40,16 @@ from beamfleet_server.api.schemas import Address
 from beamfleet_server.bell import Bell
 from beamfleet_server.broker.client import BrokerClient
 from beamfleet_server.broker.configuration import BrokerFiles
+from beamfleet_server.broker.gate import Gate
 from beamfleet_server.broker.process import BrokerProcess, find_program
-from beamfleet_server.ca import FleetAuthority, KeyPair
+from beamfleet_server.broker.takeover import Takeover
+from beamfleet_server.ca import FleetAuthority
 from beamfleet_server.clock import wall_clock
 from beamfleet_server.controller import Controller
 from beamfleet_server.data import DataDirectory
 from beamfleet_server.delivery import Delivery
 from beamfleet_server.errors import ServerError
+from beamfleet_server.flooding import Flooding
 from beamfleet_server.ingest import Ingest
 from beamfleet_server.keys import OnlineKeys
 from beamfleet_server.listeners import Listener, bind
@@ -54,6 +58,7 @@ from beamfleet_server.settings import Configuration, load
 from beamfleet_server.store import Store
 from beamfleet_server.store.assignments import TOUCHED as ASSIGNMENTS
 from beamfleet_server.store.events import TOUCHED as EVENTS
+from beamfleet_server.store.gate import REVOKED
 from beamfleet_server.tls import devices_context, enrolment_context, operators_context
 
 ADMIN = "admin"
@@ -127,13 +132,19 @@ class Process:
         host = self._settings.host
         pair = authority.server_pair([*self._settings.names, *([] if host in ANY_ADDRESS else [host])])
         sockets = {name: self._shutdown.enter_context(bind(name, host, self._port(name))) for name in HTTPS}
-        broker, mqtt_port = await self._start_broker(program, pair)
+        files = BrokerFiles(self._data.broker, pair, self._data.ca_certificate)
+        takeover = Takeover(self._data.broker)
+        deny_s = self._settings.flood_deny_s
+        gate = Gate(store, authority, files.revoked, takeover, wall_clock, deny_s=deny_s)
+        gate.write()
+        broker, mqtt_port = await self._start_broker(program, files, takeover.password_line)
         client_pair = authority.client_pair(topics.SERVER)
         client = BrokerClient(ANY_ADDRESS.get(host, host), mqtt_port, client_pair, str(self._data.ca_certificate))
         client.start()
+        gate.stand(broker, client)
         self._shutdown.push_async_callback(client.stop)
 
-        answering = self._start_work(store, authority, keys, client, broker)
+        answering = self._start_work(store, authority, keys, client, broker, gate)
         ports = {name: each.getsockname()[1] for name, each in sockets.items()} | {"mqtt": mqtt_port}
         apps = applications(answering, {name: Address(host=self._settings.address, port=ports[name]) for name in ports})
         contexts = {
@@ -149,7 +160,13 @@ class Process:
         self._announce(ports)
 
     def _start_work(
-        self, store: Store, authority: FleetAuthority, keys: OnlineKeys, client: BrokerClient, broker: BrokerProcess
+        self,
+        store: Store,
+        authority: FleetAuthority,
+        keys: OnlineKeys,
+        client: BrokerClient,
+        broker: BrokerProcess,
+        gate: Gate,
     ) -> Answering:
         """Begin what runs by itself; returns what the API answers from."""
         settings = self._settings
@@ -159,13 +176,17 @@ class Process:
             store, delivery, publisher, keys.sign_assignment, wall_clock, offline_after_s=settings.offline_after_s
         )
         wait_s = settings.ingest_wait_ms / 1000
-        ingest = Ingest(client, store, controller, wall_clock, batch=settings.ingest_batch, wait_s=wait_s)
+        flooding = Flooding(settings.ingest_rate, settings.flood_patience_s)
+        ingest = Ingest(
+            client, store, controller, wall_clock, flooding, gate, batch=settings.ingest_batch, wait_s=wait_s
+        )
         bell = Bell()
-        store.database.on_commit = _in_this_loop({ASSIGNMENTS: delivery.wake, EVENTS: bell.ring})
+        store.database.on_commit = _in_this_loop({ASSIGNMENTS: delivery.wake, EVENTS: bell.ring}, gate.shut_soon)
         tasks = [
             self._begin("broker", broker.watch()),
             self._begin("delivery", delivery.run()),
             self._begin("ingest", ingest.run()),
+            self._begin("gate", gate.run()),
             self._begin("controller", controller.run()),
             self._begin("safety look", controller.look()),
         ]
@@ -208,12 +229,11 @@ class Process:
         configured: int = getattr(self._settings, f"{name}_port")
         return configured or self._data.remembered_ports().get(name, 0)
 
-    async def _start_broker(self, program: Path, pair: KeyPair) -> tuple[BrokerProcess, int]:
+    async def _start_broker(self, program: Path, files: BrokerFiles, password_line: str) -> tuple[BrokerProcess, int]:
         host, wanted = self._settings.host, self._port("mqtt")
-        files = BrokerFiles(self._data.broker, pair, self._data.ca_certificate)
         for tries_left in reversed(range(PORT_TRIES)):
             port = wanted or _free_port(host)
-            files.write(host, port, pwd.getpwuid(os.geteuid()).pw_name)
+            files.write(host, port, pwd.getpwuid(os.geteuid()).pw_name, password_line)
             broker = BrokerProcess(program, files.configuration, host, port)
             await asyncio.to_thread(broker.end_orphan)
             try:
@@ -260,14 +280,20 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _in_this_loop(reactions: Mapping[str, Callable[[], None]]) -> Callable[[frozenset[str]], None]:
-    """A function for other threads: calls, in the running loop, what belongs to each word."""
+def _in_this_loop(
+    reactions: Mapping[str, Callable[[], None]], revoked: Callable[[str], None]
+) -> Callable[[frozenset[str]], None]:
+    """A function for other threads: calls, in the running loop, what belongs to each word, and `revoked` with the name
+    of each device whose certificates were revoked."""
     loop = asyncio.get_running_loop()
 
     def call(words: frozenset[str]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
             for word in words & reactions.keys():
                 loop.call_soon_threadsafe(reactions[word])
+            for word in words:
+                if word.startswith(REVOKED):
+                    loop.call_soon_threadsafe(revoked, word.removeprefix(REVOKED))
 
     return call
 

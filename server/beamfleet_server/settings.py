@@ -54,8 +54,16 @@ class Settings(BaseSettings):
     requests_per_device_s: int = Field(default=20, ge=1, description="HTTPS requests a second of one device")
     session_idle_s: int = Field(default=1800, ge=60, description="a web session ends when unused for this long")
     session_life_s: int = Field(default=43_200, ge=60, description="a web session ends after this, used or not")
+    approval_above: int = Field(
+        default=0, ge=0, description="rollouts to more devices need a second operator's approval; 0: none does"
+    )
     ingest_batch: int = Field(default=2000, ge=1, le=60_000, description="most reports committed at once")
     ingest_wait_ms: int = Field(default=20, ge=0, le=10_000, description="longest time a report waits for others")
+    ingest_rate: int = Field(
+        default=20, ge=1, description="messages a second of one device, with a minute's worth at once"
+    )
+    flood_patience_s: int = Field(default=60, ge=1, description="a device above its rate for this long is cut off")
+    flood_deny_s: int = Field(default=600, ge=1, description="how long it is not taken again")
     offline_after_s: int = Field(
         default=300, ge=5, description="a device that says nothing for this long is shown offline"
     )

@@ -34,7 +34,7 @@ def test_a_path_without_mosquitto_is_an_error_with_the_remedy(monkeypatch: pytes
 
 def test_the_configuration_loses_nothing_and_takes_names_from_certificates(tmp_path: Path) -> None:
     files = BrokerFiles(tmp_path, KeyPair(tmp_path / "c.pem", tmp_path / "c.key"), tmp_path / "ca.pem")
-    files.write("127.0.0.1", 1883, "me")
+    files.write("127.0.0.1", 1883, "me", "_gate:$7$x\n")
     lines = files.configuration.read_text().splitlines()
     listener = lines.index("listener 1883 127.0.0.1")
     assert {"max_inflight_messages 0", "max_queued_messages 0", "allow_anonymous false"} <= set(lines[:listener])
@@ -44,7 +44,7 @@ def test_the_configuration_loses_nothing_and_takes_names_from_certificates(tmp_p
 
 def test_the_access_list_names_each_topic(tmp_path: Path) -> None:
     files = BrokerFiles(tmp_path, KeyPair(tmp_path / "c.pem", tmp_path / "c.key"), tmp_path / "ca.pem")
-    files.write("127.0.0.1", 1883, "me")
+    files.write("127.0.0.1", 1883, "me", "_gate:$7$x\n")
     rules = [line.split() for line in files.access.read_text().splitlines() if line and not line.startswith("user")]
     assert not any("#" in rule[2] for rule in rules)
     patterns = [rule for rule in rules if rule[0] == "pattern"]

@@ -10,7 +10,17 @@ from fastapi import FastAPI
 from beamfleet_server.api import devices, enrolment, operators
 from beamfleet_server.api.authentication import Authentication
 from beamfleet_server.api.guard import Guard
-from beamfleet_server.api.operators import audit, bundles, events, metadata, rollouts, server, sessions, tokens
+from beamfleet_server.api.operators import (
+    approvals,
+    audit,
+    bundles,
+    events,
+    metadata,
+    rollouts,
+    server,
+    sessions,
+    tokens,
+)
 from beamfleet_server.api.operators import devices as operators_devices
 from beamfleet_server.api.operators import operators as people
 from beamfleet_server.api.schemas import Address
@@ -67,8 +77,9 @@ def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str
         metadata.router(store, parts.publisher, authentication),
         bundles.router(store, parts.publisher, parts.data.quarantine, settings.max_bundle_bytes),
         tokens.router(store, parts.clock),
-        operators_devices.router(store, parts.client),
-        rollouts.router(store, parts.clock),
+        operators_devices.router(store, parts.client, parts.clock),
+        rollouts.router(store, authentication, parts.clock, settings.approval_above),
+        approvals.router(store, authentication, parts.clock),
         events.router(store, parts.bell, parts.stopping),
         sessions.router(store, authentication, parts.clock),
         people.router(store, authentication, parts.clock),

@@ -60,6 +60,25 @@ class CreatedOperator(KnownOperator):
     token: str
 
 
+class Approval(BaseModel):
+    """A rollout that needs a second operator; `devices`: how many it meant when it was asked for."""
+
+    id: int
+    product: str
+    version: str
+    selector: str
+    canary: int
+    note: str
+    devices: int
+    asked_by: str
+    created: str
+    expires: str
+    state: str
+    decided_by: str
+    decided: str | None
+    rollout: int | None
+
+
 class WebSession(BaseModel):
     """A log-in on the web; `current` is the one that asks."""
 

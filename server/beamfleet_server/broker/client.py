@@ -139,6 +139,11 @@ class BrokerClient:
         if self.up:
             self._client.publish(topic, payload, qos=1, properties=_expiring(expiry_s))
 
+    def forget(self, topic: str) -> None:
+        """Take back what is retained on a topic, if the broker listens."""
+        if self.up:
+            self._client.publish(topic, b"", qos=1, retain=True)
+
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> None:
         """Publish and wait until the broker has it; error `broker.down`."""
         if not self.up:

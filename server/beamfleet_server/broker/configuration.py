@@ -4,6 +4,9 @@
 (`use_username_as_clientid`
   stands under the listener, without it one device takes over the session of another).
 - The ACL names each topic. A device may write its own `up` topics and read its own `down` topics, and nothing more.
+- A certificate of the revocation list is refused. The second listener, a Unix socket in our own directory, is only
+there to
+  end sessions (`broker.takeover`); it has a password, and no topic.
 - Nothing is dropped for a limit of mosquitto's: with its defaults of 20 in flight and 1000 queued, publishers are
 told that
   messages have arrived which are then lost.
@@ -15,6 +18,7 @@ from pathlib import Path
 
 from beamfleet_bundles import durable, topics
 
+from beamfleet_server.broker.takeover import SOCKET
 from beamfleet_server.ca import KeyPair
 
 APPS = ("main",)
@@ -38,12 +42,24 @@ class BrokerFiles:
         return self.directory / "mosquitto.conf"
 
     @property
+    def revoked(self) -> Path:
+        """The list of certificates that are refused."""
+        return self.directory / "revoked.pem"
+
+    @property
+    def passwords(self) -> Path:
+        """The password of the gate's own socket."""
+        return self.directory / "passwords"
+
+    @property
     def access(self) -> Path:
         """The access control list."""
         return self.directory / "acl"
 
-    def write(self, host: str, port: int, user: str) -> None:
-        """Write both files for a listener at host and port; mosquitto runs as `user`."""
+    def write(self, host: str, port: int, user: str, password_line: str) -> None:
+        """Write the files for a listener at host and port; mosquitto runs as `user`. The revocation list is the
+        gate's."""
+        durable.replace(self.passwords, password_line.encode(), 0o600)
         durable.replace(self.access, _access().encode(), 0o600)
         durable.replace(self.configuration, "\n".join(self._configuration(host, port, user)).encode() + b"\n", 0o600)
 
@@ -53,6 +69,7 @@ class BrokerFiles:
             "per_listener_settings false",
             "allow_anonymous false",
             f"acl_file {self.access}",
+            f"password_file {self.passwords}",
             "persistence true",
             f"persistence_location {self.directory}/",
             f"autosave_interval {AUTOSAVE_S}",
@@ -75,6 +92,8 @@ class BrokerFiles:
             f"cafile {self.authority}",
             f"certfile {self.pair.certificate}",
             f"keyfile {self.pair.key}",
+            f"crlfile {self.revoked}",
+            f"listener 0 {SOCKET}",
         )
 
 

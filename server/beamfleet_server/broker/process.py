@@ -104,6 +104,12 @@ class BrokerProcess:
                 f"is {self._command[0]} mosquitto 2? run it by hand: {' '.join(self._command)}",
             )
 
+    def reload(self) -> None:
+        """Have it read access list and revocation list again. Only for one that listens: a signal at its first
+        instructions would end it."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGHUP)
+
     async def watch(self) -> None:
         """Start it again whenever it ends, until cancelled."""
         pause_s = FIRST_PAUSE_S
@@ -139,6 +145,7 @@ class BrokerProcess:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            cwd=self._configuration.parent,  # its Unix socket has a relative path
             start_new_session=True,  # Ctrl-C in a terminal is for the server, which stops the broker last
         )
         self._reader = asyncio.create_task(self._read(self._process))

@@ -2,12 +2,13 @@
 
 from datetime import UTC, datetime
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
 from beamfleet_server.cli.labels import parse_changes, selector, show_labels
 from beamfleet_server.cli.options import DeviceId, Printed, Selector, examples, group
-from beamfleet_server.cli.output import Column, Format, Item
+from beamfleet_server.cli.output import Column, Format, Item, harmless
 from beamfleet_server.cli.quantities import show_bytes, show_since
 from beamfleet_server.cli.session import Session
 
@@ -64,6 +65,24 @@ def label(
     session = Session.of(ctx, output)
     changed = session.client.patch(f"/devices/{device}", {"labels": parse_changes(changes)})
     session.output.done(changed, f"{device}: {show_labels(changed['labels']) or 'no labels'}", "id")
+
+
+@app.command("delete", epilog=examples("beamfleet device delete gw-1 --yes"))
+def delete(
+    ctx: typer.Context,
+    device: DeviceId,
+    sure: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: Printed = Format.TABLE,
+) -> None:
+    """Delete a device with everything that is kept of it: reports, events, labels, tokens.
+
+    Its certificates are refused from now on and its session ends. The audit keeps that it was done, and by whom.
+    """
+    session = Session.of(ctx, output)
+    if not sure and not typer.confirm(f"delete {harmless(device)} and all that is known of it?", err=True):
+        raise typer.Abort
+    ended = session.client.delete(f"/devices/{quote(device, safe='')}")
+    session.output.done(ended, f"{device} is deleted, and may not connect any more", "ended")
 
 
 def release(device: Item) -> str:

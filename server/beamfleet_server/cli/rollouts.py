@@ -32,6 +32,7 @@ Canary = Annotated[
     typer.Option("--canary", metavar="N", min=1, help="How many devices prove the release before the rest gets it."),
 ]
 Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="A word for the history.")]
+ApprovalId = Annotated[int, typer.Argument(metavar="NUMBER", help="As `beamfleet rollout approvals` shows it.")]
 _STYLES = {"completed": "green", "halted": "red", "aborted": "yellow"}
 
 
@@ -166,6 +167,32 @@ def abort(ctx: typer.Context, rollout: RolloutId, output: Printed = Format.TABLE
     )
 
 
+@app.command("approvals", epilog=examples("beamfleet rollout approvals", "beamfleet rollout approvals -o json"))
+def approvals(ctx: typer.Context, output: Printed = Format.TABLE) -> None:
+    """List rollouts that wait for a second operator, or did."""
+    session = Session.of(ctx, output)
+    waiting = list(session.client.pages("/approvals"))
+    session.output.items(waiting, _APPROVALS, "id", "nothing waits for a second operator")
+
+
+@app.command("approve", epilog=examples("beamfleet rollout approve 3"))
+def approve(ctx: typer.Context, approval: ApprovalId, output: Printed = Format.TABLE) -> None:
+    """Start a rollout that another operator asked for.
+
+    It counts the devices that match now. Nobody approves what they asked for themselves.
+    """
+    session = Session.of(ctx, output)
+    announce(session, session.client.post(f"/approvals/{approval}/approve", {}))
+
+
+@app.command("reject", epilog=examples("beamfleet rollout reject 3"))
+def reject(ctx: typer.Context, approval: ApprovalId, output: Printed = Format.TABLE) -> None:
+    """Refuse a rollout that another operator asked for, or take back your own."""
+    session = Session.of(ctx, output)
+    rejected = session.client.post(f"/approvals/{approval}/reject", {})
+    session.output.done(rejected, f"{approval} is rejected", "id")
+
+
 def newest(session: Session) -> int:
     """The number of the newest rollout; `rollout.none` before the first."""
     for rollout in session.client.pages("/rollouts", limit=1):
@@ -198,6 +225,16 @@ _COLUMNS = (
     Column("COUNTS", _counts),
     Column("REASON", lambda rollout: rollout["reason"]),
     Column("CREATED", lambda rollout: rollout["created"]),
+)
+_APPROVALS = (
+    Column("NUMBER", lambda approval: approval["id"], right=True),
+    Column("RELEASE", lambda approval: f"{approval['product']} {approval['version']}"),
+    Column("DEVICES", lambda approval: approval["selector"] or "all"),
+    Column("COUNT", lambda approval: approval["devices"], right=True),
+    Column("ASKED BY", lambda approval: approval["asked_by"]),
+    Column("STATE", lambda approval: approval["state"]),
+    Column("DECIDED BY", lambda approval: approval["decided_by"]),
+    Column("ROLLOUT", lambda approval: approval["rollout"]),
 )
 _DEVICE_COLUMNS = (
     Column("DEVICE", lambda device: device["id"]),

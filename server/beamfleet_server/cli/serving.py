@@ -73,12 +73,26 @@ def serve(
         int | None,
         typer.Option("--session-life-s", metavar="N", help="A web session ends after this at most; else 43200."),
     ] = None,
+    approval_above: Annotated[
+        int | None,
+        typer.Option("--approval-above", metavar="N", help="Rollouts to more devices need two operators; else 0."),
+    ] = None,
     ingest_batch: Annotated[
         int | None, typer.Option("--ingest-batch", metavar="N", help="Most reports committed at once; else 2000.")
     ] = None,
     ingest_wait_ms: Annotated[
         int | None,
         typer.Option("--ingest-wait-ms", metavar="N", help="Longest time a report waits for others; else 20."),
+    ] = None,
+    ingest_rate: Annotated[
+        int | None, typer.Option("--ingest-rate", metavar="N", help="Messages a second of one device; else 20.")
+    ] = None,
+    flood_patience_s: Annotated[
+        int | None,
+        typer.Option("--flood-patience-s", metavar="N", help="Time above it after which it is cut off; else 60."),
+    ] = None,
+    flood_deny_s: Annotated[
+        int | None, typer.Option("--flood-deny-s", metavar="N", help="How long it is not taken again; else 600.")
     ] = None,
     offline_after_s: Annotated[
         int | None,
@@ -116,8 +130,12 @@ def serve(
         "requests_per_device_s": requests_per_device_s,
         "session_idle_s": session_idle_s,
         "session_life_s": session_life_s,
+        "approval_above": approval_above,
         "ingest_batch": ingest_batch,
         "ingest_wait_ms": ingest_wait_ms,
+        "ingest_rate": ingest_rate,
+        "flood_patience_s": flood_patience_s,
+        "flood_deny_s": flood_deny_s,
         "offline_after_s": offline_after_s,
     }
     raise typer.Exit(run(load(flags, file)))

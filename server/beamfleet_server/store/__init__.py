@@ -4,6 +4,7 @@ from pathlib import Path
 
 from beamfleet_server.clock import Clock, wall_clock
 from beamfleet_server.store.advancing import Advancing
+from beamfleet_server.store.approvals import Approvals
 from beamfleet_server.store.assignments import Assignments, Sign
 from beamfleet_server.store.audit import Audit
 from beamfleet_server.store.bundles import Bundles
@@ -12,6 +13,7 @@ from beamfleet_server.store.devices import Devices
 from beamfleet_server.store.enrolment import Enrolment
 from beamfleet_server.store.events import Events
 from beamfleet_server.store.facts import Facts
+from beamfleet_server.store.gate import Gatekeeping
 from beamfleet_server.store.metadata import MetadataStore
 from beamfleet_server.store.operators import Operators
 from beamfleet_server.store.reports import Reports
@@ -27,6 +29,7 @@ class Store:
         self.database = Database(path)
         self.audit = Audit(self.database, clock)
         self.facts = Facts(self.database)
+        self.gate = Gatekeeping(self.database)
         self.operators = Operators(self.database)
         self.sessions = Sessions(self.database)
         self.enrolment = Enrolment(self.database)
@@ -37,6 +40,7 @@ class Store:
         self.assignments = Assignments(self.database)
         self.rollouts = Rollouts(self.database)
         self.advancing = Advancing(self.database, sign)
+        self.approvals = Approvals(self.database, self.advancing)
         self.events = Events(self.database)
 
     def open(self) -> None:

@@ -46,7 +46,7 @@ class Advancing:
     def start(self, plan: Plan, now: int) -> tuple[int, bool]:
         """The id of the rollout, and whether it is a new one; errors `release.unknown`, `rollout.no_devices`,
         `rollout.no_target`."""
-        return self._database.write(lambda connection: self._start(connection, plan, now))
+        return self._database.write(lambda connection: self.begin(connection, plan, now))
 
     def reported(self, device_ids: Collection[int], now: int) -> None:
         """These devices have a new state: advance every rollout that they are in."""
@@ -92,7 +92,8 @@ class Advancing:
 
         self._database.write(change)
 
-    def _start(self, connection: Connection, plan: Plan, now: int) -> tuple[int, bool]:
+    def begin(self, connection: Connection, plan: Plan, now: int) -> tuple[int, bool]:
+        """`start`, inside a change."""
         if plan.key is not None:
             known = connection.scalar(select(rollouts.c.id).where(rollouts.c.key == plan.key))
             if known is not None:

@@ -14,9 +14,11 @@ from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, sele
 
 from beamfleet_server.store.database import Database
 from beamfleet_server.store.enrolment import MAIN
-from beamfleet_server.store.tables import applications, assignments, bundles, devices
+from beamfleet_server.store.tables import applications, assignments, bundles, devices, facts
 
 TOUCHED = "assignments"
+GIVEN = "assignments.publication"
+"""The fact that holds the highest publication of those that were deleted."""
 ABSURD = 2**52
 """A reported sequence that no server has given is not believed: it would leave no room for the next one."""
 
@@ -79,9 +81,7 @@ class Assignments:
 
     def last_publication(self) -> int:
         """The highest publication, 0 without any."""
-        return (
-            self._database.read(lambda connection: connection.scalar(select(func.max(assignments.c.publication)))) or 0
-        )
+        return self._database.read(_last_publication)
 
     def unseen(self) -> list[Told]:
         """The assignments that devices which are online have not reported to have seen."""
@@ -110,12 +110,24 @@ class Assignments:
             self._database.write(change)
 
 
+def keep_publication(connection: Connection) -> None:
+    """Inside a change that deletes assignments: the numbers that were given are not given again."""
+    last = _last_publication(connection)
+    connection.execute(delete(facts).where(facts.c.key == GIVEN))
+    connection.execute(insert(facts).values(key=GIVEN, value=str(last)))
+
+
+def _last_publication(connection: Connection) -> int:
+    held = connection.scalar(select(func.max(assignments.c.publication))) or 0
+    return max(held, int(connection.scalar(select(facts.c.value).where(facts.c.key == GIVEN)) or 0))
+
+
 def assign(database: Database, connection: Connection, tasks: Iterable[Task], sign: Sign, now: int) -> None:
     """Inside a change: sign and keep an assignment for each task; the newest task of a device counts."""
     newest = {task.device_id: task for task in tasks}
     if not newest:
         return
-    publication = connection.scalar(select(func.max(assignments.c.publication))) or 0
+    publication = _last_publication(connection)
     given = _bundles(connection, {task.bundle_id for task in newest.values() if task.bundle_id is not None})
     last = (
         select(devices.c.id, devices.c.name, applications.c.sequence, assignments.c.sequence)

@@ -9,9 +9,20 @@ from sqlalchemy import Connection, Select, and_, delete, exists, func, insert, s
 from beamfleet_server.errors import ServerError
 from beamfleet_server.fleet.rollout import FINAL, Progress
 from beamfleet_server.fleet.selector import Selector
+from beamfleet_server.store.assignments import keep_publication
 from beamfleet_server.store.database import Database
 from beamfleet_server.store.enrolment import MAIN
-from beamfleet_server.store.tables import applications, devices, labels, rollout_devices, rollouts
+from beamfleet_server.store.gate import REVOKED
+from beamfleet_server.store.tables import (
+    applications,
+    certificates,
+    devices,
+    labels,
+    revocations,
+    rollout_devices,
+    rollouts,
+    tokens,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,27 @@ class Devices:
                 connection.execute(delete(labels).where(labels.c.device_id == device_id, labels.c.key == key))
                 if value is not None:
                     connection.execute(insert(labels).values(device_id=device_id, key=key, value=value))
+
+        self._database.write(change)
+
+    def remove(self, name: str, now: int) -> None:
+        """Delete a device and everything that is kept of it; what remains is that its certificates, by serial, are
+        refused until they expire. Error `device.unknown`."""
+
+        def change(connection: Connection) -> None:
+            device_id = connection.scalar(select(devices.c.id).where(devices.c.name == name))
+            if device_id is None:
+                raise unknown(name)
+            held = select(certificates.c.serial, certificates.c.not_after, certificates.c.revoked).where(
+                certificates.c.device_id == device_id, certificates.c.not_after > now
+            )
+            for serial, not_after, revoked in connection.execute(held).all():
+                row = {"serial": serial, "not_after": not_after, "revoked": revoked or now}
+                connection.execute(insert(revocations).values(row))
+            self._database.touch(REVOKED + name)
+            keep_publication(connection)
+            connection.execute(delete(tokens).where(tokens.c.device == name))
+            connection.execute(delete(devices).where(devices.c.id == device_id))  # and, with it, all rows about it
 
         self._database.write(change)
 

@@ -15,6 +15,7 @@ from beamfleet_server.ca import Certificate
 from beamfleet_server.errors import ServerError
 from beamfleet_server.store.database import Database, inserted_id
 from beamfleet_server.store.events import NewEvent, append
+from beamfleet_server.store.gate import REVOKED
 from beamfleet_server.store.tables import applications, certificates, devices, events, labels, tokens
 
 Issue = Callable[[str], Certificate]
@@ -131,6 +132,7 @@ class Enrolment:
             connection.execute(insert(applications).values(device_id=device_id, app=MAIN))
         else:
             _begin_anew(connection, device_id, now)
+            self._database.touch(REVOKED + str(token.device))
         for key, value in token.labels.items():
             connection.execute(delete(labels).where(labels.c.device_id == device_id, labels.c.key == key))
             connection.execute(insert(labels).values(device_id=device_id, key=key, value=value))

@@ -1,5 +1,6 @@
 """Owns the routes of devices: the list, one of them, labels, commands."""
 
+import asyncio
 import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from beamfleet_server.api.schemas import (
     Command,
     Device,
     DeviceDetails,
+    Ended,
     LabelChanges,
     NewCommand,
     Page,
@@ -24,7 +26,7 @@ from beamfleet_server.api.schemas import (
     Verdict,
 )
 from beamfleet_server.broker.client import BrokerClient
-from beamfleet_server.clock import rfc3339
+from beamfleet_server.clock import Clock, rfc3339
 from beamfleet_server.errors import ServerError
 from beamfleet_server.fleet.selector import Selector
 from beamfleet_server.store import Store
@@ -37,7 +39,7 @@ COMMAND_EXPIRY_S = 60
 APP = "main"
 
 
-def router(store: Store, client: BrokerClient) -> APIRouter:
+def router(store: Store, client: BrokerClient, clock: Clock) -> APIRouter:
     """`/devices`."""
     routes = guarded("devices")
 
@@ -82,6 +84,14 @@ def router(store: Store, client: BrokerClient) -> APIRouter:
         topic = topics.down(device, APP, "command")
         await client.publish(topic, messages.encode(wish), expiry_s=COMMAND_EXPIRY_S)
         return Command(id=wish.id, device=device, name=new.name)
+
+    @routes.delete("/devices/{device}", responses=UNKNOWN)
+    async def delete(device: str) -> Ended:
+        """Delete a device with all that is kept of it; its certificates are refused from now on."""
+        await asyncio.to_thread(store.devices.remove, device, clock())
+        if client.up:
+            client.forget(topics.down(device, APP, "desired"))
+        return Ended(ended=device)
 
     return routes
 

@@ -1,0 +1,80 @@
+"""The operators' API against its own description: schemathesis sends what the schema allows and what it does not; no
+answer may be a mistake of the server, undocumented, or of another shape or type than the description says.
+
+Bounded by examples an operation; the seed is printed. `SCHEMA_SEED` and `SCHEMA_EXAMPLES` in the environment choose
+others."""
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import PRODUCT, Centre, open_centre
+from tests.support.mqtt_device import committed
+from tests.support.server import running_server
+
+pytestmark = pytest.mark.suite(name="trust")
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+    "ignored_auth",
+)
+EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "25"))
+LONGEST_S = 900
+CONFIGURATION = """
+[parameters]
+"query.wait_s" = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def centre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Centre]:
+    """A server with something of everything: devices, a release, a rollout, events, operators."""
+    work = tmp_path_factory.mktemp("schema")
+    rates = {"requests_per_operator_s": 10_000, "requests_per_address_s": 10_000}
+    with running_server(work / "server", **rates) as server:
+        centre = open_centre(work, server)
+        manifest = centre.author.publish(PRODUCT, "1.0.0")["manifest"]
+        device = centre.device("gw-1", labels={"site": "berlin"})
+        device.acknowledged(device.report(**committed(manifest)))
+        device.acknowledged(device.event("restart", "crash"))
+        server.post("/rollouts", {"product": PRODUCT, "version": "1.0.0", "all": True})
+        yield centre
+        device.close()
+
+
+@pytest.mark.timeout(LONGEST_S + 60)
+def test_no_answer_is_a_mistake_or_undocumented(centre: Centre, tmp_path: Path) -> None:
+    server = centre.server
+    token = server.post("/operators", {"name": "schema.tester", "role": "admin"})["token"]
+    seed = os.environ.get("SCHEMA_SEED") or str(secrets.randbelow(2**32))
+    print(f"schemathesis seed {seed}")
+    (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
+    command = [
+        Path(sys.executable).parent / "schemathesis",
+        *("--config-file", tmp_path / "schemathesis.toml", "--no-color"),
+        *("run", f"{server.facts['operators']}/api/v1/openapi.json"),
+        *("--tls-verify", server.ca),
+        *("--header", f"Authorization: Bearer {token}"),
+        *("--checks", ",".join(CHECKS)),
+        *("--max-examples", str(EXAMPLES)),
+        *("--seed", seed),
+        *("--phases", "examples,coverage,fuzzing"),
+        *("--suppress-health-check", "all"),
+        *("--continue-on-failure", "--warnings", "off"),
+    ]
+    done = subprocess.run(
+        [str(word) for word in command], cwd=tmp_path, capture_output=True, text=True, timeout=LONGEST_S
+    )
+    assert done.returncode == 0, f"seed {seed}\n{done.stdout[-20_000:]}\n{done.stderr[-2000:]}"
+    assert server.get("/health")["status"] == "ok"
+    assert "Traceback" not in server.log.read_text()
