@@ -39,7 +39,7 @@ class LauncherDevice(Device):
         ports = {name: str(self.http_port) for name in ("SENSOR_GATEWAY_PORT", "EDGE_HUB_PORT")}
         set_up(str(root), _WORDS | {"env": ports})
         with (root / "etc/beamfleet/launcher.conf").open("a") as conf:
-            for key, value in {"trial_deadline_s": 6, **(settings or {})}.items():
+            for key, value in {"trial_deadline_s": 15, **(settings or {})}.items():
                 conf.write(f"{key}={value}\n")
         self.app, self.run = root / APP, root / "var/run/beamfleet/main"
         self.boot = Boot(str(self.app), str(self.run))
