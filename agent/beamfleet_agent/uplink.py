@@ -2,6 +2,7 @@
 
     no certificate -> enrol (worker) -> session -> desired, command, ack
     no session for a while -> poll the same assignment over HTTPS (worker), now and then
+    once a week -> ask for it with a nonce (worker): whoever sits between us and the server cannot answer that
 
 Never decides about updates: an assignment is handed on as it came, unverified.
 """
@@ -9,6 +10,7 @@ Never decides about updates: an assignment is handed on as it came, unverified.
 import json
 import os
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +27,7 @@ MAX_DOCUMENT = 8_192
 FIRST_POLL_S = 60.0
 ENROL_AGAIN_S = 60.0
 KEEPALIVE_MARGIN_S = 30
+PROVE_EVERY_S, PROVE_SOON_S = 604_800.0, 3_600.0
 
 
 class Uplink:
@@ -72,6 +75,7 @@ class Uplink:
         if os.path.exists(self._paths.cert):
             self._session.start()
             self._loop.after("uplink.poll", FIRST_POLL_S, self._poll)
+            self._loop.after("uplink.prove", self._prove_after_s(), self._prove)
         else:
             self.enrol()
 
@@ -198,6 +202,23 @@ class Uplink:
 
     def _not_polled(self, error: dict[str, Any]) -> None:
         self._log.warning("poll failed", code=error["code"], detail=error["message"])
+
+    # --- proof that nobody keeps the newest assignment from us
+
+    def _prove(self) -> None:
+        self._loop.after("uplink.prove", PROVE_SOON_S, self._prove)  # sooner than in a week, unless it succeeds
+        self._work({"job": "poll", "prove": True}, self._proven, self._not_polled)
+
+    def _proven(self, result: dict[str, Any]) -> None:
+        self._loop.after("uplink.prove", PROVE_EVERY_S, self._prove)
+        self._polled(result)
+
+    def _prove_after_s(self) -> float:
+        try:
+            age = time.time() - os.stat(f"{self._paths.trust}/clock").st_mtime
+        except OSError:
+            return PROVE_SOON_S
+        return min(max(PROVE_EVERY_S - age, PROVE_SOON_S), PROVE_EVERY_S)
 
     # --- the worker that does this
 

@@ -21,20 +21,26 @@ class Authority:
         self.path = folder / "ca.pem"
         self.path.write_bytes(self.certificate.public_bytes(Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """(certificate, key) of a client, or of a server on 127.0.0.1."""
+    def issue(self, name: str, ends: datetime | None = None) -> tuple[Path, Path]:
+        """(certificate, key) of a client, or of a server on 127.0.0.1; good for a day, or for the one before `ends`."""
         key = ec.generate_private_key(ec.SECP256R1())
         cert_path, key_path = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        cert_path.write_bytes(self.sign(name, key.public_key()).public_bytes(Encoding.PEM))
+        cert_path.write_bytes(self.sign(name, key.public_key(), ends).public_bytes(Encoding.PEM))
         key_path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return cert_path, key_path
 
-    def sign(self, name: str, key: ec.EllipticCurvePublicKey) -> x509.Certificate:
+    def sign(self, name: str, key: ec.EllipticCurvePublicKey, ends: datetime | None = None) -> x509.Certificate:
         """A certificate of `name` for this key."""
-        return self._sign(name, key, x509.BasicConstraints(False, None))
+        return self._sign(name, key, x509.BasicConstraints(False, None), ends)
 
-    def _sign(self, name: str, key: ec.EllipticCurvePublicKey, constraints: x509.BasicConstraints) -> x509.Certificate:
-        now = datetime.now(UTC)
+    def _sign(
+        self,
+        name: str,
+        key: ec.EllipticCurvePublicKey,
+        constraints: x509.BasicConstraints,
+        ends: datetime | None = None,
+    ) -> x509.Certificate:
+        now = datetime.now(UTC) if ends is None else ends - timedelta(days=1)
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test fleet")])
         addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]

@@ -4,7 +4,9 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from beamfleet_agent.errors import AgentError
@@ -17,11 +19,20 @@ from tests.agent.authority import Authority
 class Rude:
     """A TLS server that answers every connection with these bytes, then hangs up or stays silent."""
 
-    def __init__(self, authority: Authority, answer: bytes, *, stays: bool = False) -> None:
+    def __init__(
+        self,
+        authority: Authority,
+        answer: bytes,
+        *,
+        stays: bool = False,
+        drips: bool = False,
+        dated: datetime | None = None,
+    ) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*authority.issue("rude"))
-        self._context, self._answer, self._stays = context, answer, stays
-        self._server = socket.create_server(("127.0.0.1", 0))
+        context.load_cert_chain(*authority.issue("rude", ends=dated))
+        self._context, self._answer, self._stays, self._drips = context, answer, stays, drips
+        self.sent = 0
+        self._server = socket.create_server(("", 0))
         self.address = f"https://127.0.0.1:{self._server.getsockname()[1]}"
         self.asked: list[bytes] = []
         self._over = threading.Event()
@@ -43,12 +54,26 @@ class Rude:
             try:
                 with self._context.wrap_socket(plain, server_side=True) as connection:
                     self.asked.append(connection.recv(65536))
-                    connection.sendall(self._answer)
+                    self._send(connection)
                     if self._stays:
                         self._over.wait(30)
             except OSError:
                 continue
 
+    def _send(self, connection: ssl.SSLSocket) -> None:
+        head, _, body = self._answer.partition(b"\r\n\r\n")
+        if not self._drips:
+            connection.sendall(self._answer)
+            return
+        connection.sendall(head + b"\r\n\r\n")
+        for byte in body:
+            connection.sendall(bytes([byte]))
+            self.sent += 1
+            if self._over.wait(0.01):
+                return
+
+
+YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 
 Start = Callable[..., tuple[Rude, Transport]]
 
@@ -57,8 +82,8 @@ Start = Callable[..., tuple[Rude, Transport]]
 def start(authority: Authority) -> Iterator[Start]:
     servers: list[Rude] = []
 
-    def begin(answer: bytes, *, stays: bool = False) -> tuple[Rude, Transport]:
-        servers.append(Rude(authority, answer, stays=stays))
+    def begin(answer: bytes, **behaviour: Any) -> tuple[Rude, Transport]:
+        servers.append(Rude(authority, answer, **behaviour))
         return servers[-1], Transport(servers[-1].address, str(authority.path))
 
     yield begin
@@ -113,6 +138,52 @@ def test_a_server_that_falls_silent_is_given_up(start: Start, monkeypatch: pytes
         _, transport = start(sent, stays=True)
         with pytest.raises(AgentError, match=r"worker\.network"):
             transport.read("/thing", 100)
+
+
+def test_an_answer_that_drips_is_given_up(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes within the time limit of a read; together they would take for ever."""
+    monkeypatch.setattr(module, "GRACE_S", 0.2)
+    for sent in (answer("200 OK", b"x" * 2_000), answer("500 Oops", b"x" * 2_000)):
+        server, transport = start(sent, drips=True)
+        with pytest.raises(AgentError) as refusal:
+            transport.read("/thing", 100_000)
+        assert refusal.value.code in {"worker.network", "worker.server"}
+        assert server.sent < 2_000
+
+
+def test_an_error_page_is_not_read_to_its_end(start: Start) -> None:
+    """Nor is it believed, when it is longer than any that we send."""
+    _, transport = start(answer("403 Refused", b'{"code": "a.b", "title": "' + b"x" * (8 << 20) + b'"}'))
+    with pytest.raises(AgentError, match="status 403") as refusal:
+        transport.read("/thing", 100)
+    assert refusal.value.code == "worker.refused"
+
+
+class TestWithoutAClock:
+    """A device that does not know the time: `floor` is what it knows."""
+
+    def test_dates_are_held_against_what_is_known(self, start: Start, authority: Authority) -> None:
+        server, dated = start(answer("200 OK", b"content"), dated=YESTERDAY)
+        with pytest.raises(AgentError, match=r"TLS with .* failed.*expired"):
+            dated.read("/thing", 100)
+        before = int((YESTERDAY - timedelta(days=30)).timestamp())
+        assert Transport(server.address, str(authority.path), floor=before).read("/thing", 100) == b"content"
+        after = int((YESTERDAY + timedelta(hours=1)).timestamp())
+        with pytest.raises(AgentError, match=r"TLS with .* failed.*ran out"):
+            Transport(server.address, str(authority.path), floor=after).read("/thing", 100)
+        assert len([question for question in server.asked if question]) == 1
+
+    def test_another_authority_and_another_host_are_refused_as_ever(
+        self, start: Start, tmp_path: Path, authority: Authority
+    ) -> None:
+        server, _ = start(answer("200 OK"))
+        stranger = Authority(tmp_path / "other")
+        with pytest.raises(AgentError, match=r"TLS with .* failed"):
+            Transport(server.address, str(stranger.path), floor=0).read("/thing", 100)
+        elsewhere = server.address.replace("127.0.0.1", "127.0.0.2")
+        with pytest.raises(AgentError, match=r"TLS with .* failed"):
+            Transport(elsewhere, str(authority.path), floor=0).read("/thing", 100)
+        assert server.asked == []
 
 
 def test_a_good_answer_arrives_whole_with_its_query(start: Start) -> None:

@@ -1,6 +1,8 @@
 """The way to the server and back: a real broker, whatever it passes on, and the ways around a broker that is away."""
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from beamfleet_agent.uplink import Uplink
 from tests.agent.authority import Authority
 from tests.agent.broker import Broker, Listener, free_port
 from tests.agent.device import lay_down, words
+from tests.support.repository import Repository
 
 Spin = Callable[[str, Callable[[], object]], None]
 
@@ -142,6 +145,40 @@ def test_without_a_broker_it_looks_over_https(
     assert server.asked == [("/assignment?app=main", "gw-1")]
     linked.uplink.stop()
     server.close()
+
+
+def test_once_a_week_it_asks_with_a_nonce_although_all_seems_well(
+    loop: Loop, authority: Authority, broker: Broker, tmp_path: Path, spin: Spin
+) -> None:
+    server = Https(authority, b"")
+    paths = enrolled(tmp_path / "device", authority, broker.port, server.port)
+    Path(paths.trust_root).write_bytes(Repository().root)
+    eight_days_ago = time.time() - 8 * 86_400
+    proof = Path(paths.trust) / "clock"
+    proof.parent.mkdir(parents=True, exist_ok=True)
+    proof.write_text("{}")
+    os.utime(proof, (eight_days_ago, eight_days_ago))
+    linked = Linked(loop, paths)
+    linked.uplink.start()
+    spin("a session", lambda: linked.uplink.up)
+    assert server.asked == []
+    loop.after("uplink.prove", 0, linked.uplink._prove)  # the hour that it leaves itself after a start is over
+    spin("the question", lambda: server.asked)
+    assert server.asked[0][0].startswith("/assignment?app=main&nonce=")
+    spin("the next time", lambda: loop.pending("uplink.prove"))
+    linked.uplink.stop()
+    server.close()
+
+
+@pytest.mark.parametrize(("age_s", "due_s"), [(0, 604_800), (86_400, 518_400), (604_800, 3_600), (-9e6, 604_800)])
+def test_the_week_is_counted_from_the_last_proof_over_restarts(linked: Linked, age_s: float, due_s: float) -> None:
+    proof = Path(linked.uplink._paths.trust) / "clock"
+    assert linked.uplink._prove_after_s() == 3_600  # never yet
+    proof.parent.mkdir(parents=True, exist_ok=True)
+    proof.write_text("{}")
+    then = time.time() - age_s
+    os.utime(proof, (then, then))
+    assert linked.uplink._prove_after_s() == pytest.approx(due_s, abs=60)
 
 
 class Https:

@@ -38,7 +38,7 @@ def test_a_key_that_is_listed_twice_counts_once(client: Client, play: Play) -> N
     document = json.loads(play.sign("root"))
     document["signed"]["roles"]["snapshot"]["keyids"] += [again] * 8
     payload = json.dumps(document["signed"], sort_keys=True, separators=(",", ":"))  # python-tuf makes no such root
-    signature = play.signers["root"][0].sign(payload.encode())  # type: ignore[no-untyped-call]
+    signature = play.signers["root"][0].sign(payload.encode())
     document["signatures"] = [{"keyid": signature.keyid, "sig": signature.signature}]
     play.put("root", json.dumps(document).encode())
     play.publish(*ONLINE)
@@ -81,7 +81,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_key_signs_and_its_wrong_signatures_are_seen(client: Client, play: Play, kind: str) -> None:
-    signer = play.new_key("root", KINDS[kind]())
+    signer = play.new_key("root", KINDS[kind]())  # type: ignore[no-untyped-call]
     play.root.roles["root"].threshold = 2
     for role in CONTENT:
         play.new_key(role, signer)

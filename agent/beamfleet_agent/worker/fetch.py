@@ -1,53 +1,49 @@
 """Owns the way of an assignment into a slot: verified against TUF, fitted to the device, fetched, written, verified.
 
-    refresh metadata -> verify the assignment -> checked, wait for the agent's word
-    -> the product's signature on the same bytes -> fit, floor -> manifest -> room -> pack -> slot
+    refresh metadata -> verify the assignment (one that has expired: ask for a fresh one)
+    -> checked, wait for the agent's word -> the product's signature on the same bytes
+    -> fit, floor -> manifest -> room -> pack -> slot
 
 A slot that is there already is verified and used. Nothing is written outside trust/ and staging/ before it is verified.
 """
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from beamfleet_bundles import assignment as assignments
 from beamfleet_bundles import manifest as manifests
-from beamfleet_bundles import names, pack, trust
+from beamfleet_bundles import names, pack
+from beamfleet_bundles.assignment import Assignment
 from beamfleet_bundles.bundle import MAX_PACK
-from beamfleet_bundles.chain import MAX_METADATA
+from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.facts import Facts
 from beamfleet_bundles.manifest import FileEntry, Manifest
 
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.update_state import Release
 from beamfleet_agent.worker import fitness
+from beamfleet_agent.worker.centre import Centre
 from beamfleet_agent.worker.job import Job, release_of
-from beamfleet_agent.worker.transport import Transport
-
-MAX_DOCUMENT = max(MAX_METADATA.values())
 
 
 def poll(job: Job) -> dict[str, Any]:
-    """{"document": the assignment that the server has for this device, or ""}."""
-    data = _transport(job).read("/assignment", assignments.MAX_SIZE, app=job.settings.app)
-    return {"document": data.decode("utf-8", "replace")}
+    """{"document": the assignment that the server has for this device, or ""}.
+
+    With a nonce, and verified at once, when the job says `prove` or the device does not know the time: then the time is
+    known afterwards.
+    """
+    centre = Centre(job, datetime.now(UTC))
+    if not job.words.get("prove") and centre.knows_the_time:
+        return {"document": centre.ask().decode("utf-8", "replace")}
+    found = centre.pulled(int(job.words.get("sequence", 0)))
+    return {"document": found[0].decode() if found else ""}
 
 
 def fetch(job: Job) -> dict[str, Any]:
     """The facts of the release whose slot is now whole; {} when the agent did not want it."""
-    transport, now = _transport(job), datetime.now(UTC)
-    updater = trust.Updater(
-        Path(job.paths.trust),
-        lambda name: transport.stream(f"/metadata/{name}", MAX_DOCUMENT),
-        job.trusted_root(),
-        now,
-    )
-    document = str(job.words["document"]).encode()
-    settings, last = job.settings, int(job.words["sequence"])
-    assigned = assignments.verify(
-        document, updater.targets, device=settings.device, app=settings.app, last=last, now=now
-    )
+    centre, settings = Centre(job, datetime.now(UTC)), job.settings
+    assigned = _assigned(centre, str(job.words["document"]).encode(), int(job.words["sequence"]))
     release = None
     if assigned.path is not None:
         product, version, _ = names.parse_target_path(assigned.path)
@@ -55,16 +51,29 @@ def fetch(job: Job) -> dict[str, Any]:
     job.tell(checked={"sequence": assigned.sequence, "attempt": assigned.attempt, "release": release})
     if assigned.path is None or not job.may_proceed():
         return {}
-    facts = updater.target(assigned.path)
+    facts = centre.facts(assigned.path)
     assignments.check_match(assigned, facts)
     fitness.check(facts, settings.hardware)
     assignments.check_floor(facts, int(job.words["floor"]))
+    stream = centre.transport.stream
     try:
-        data = transport.read(f"/targets/{facts.served_path}", facts.length)
-        return into_slot(job, facts, data, transport.stream(f"/packs/{facts.sha256}/full", MAX_PACK))
+        return into_slot(job, facts, centre.manifest(facts), stream(f"/packs/{facts.sha256}/full", MAX_PACK))
     except FileNotFoundError as error:
         hint = "publish the bundle again; its data is missing on the server"
         raise AgentError("worker.not_found", f"the server has no {error}", hint) from error
+
+
+def _assigned(centre: Centre, document: bytes, last: int) -> Assignment:
+    """The assignment in `document`; if its time has run out, the same one fresh, if the server still means it."""
+    try:
+        return centre.pushed(document, last)
+    except BundleError as error:
+        if error.code != "assignment.expired":
+            raise
+        found = centre.pulled(last)
+        if found is None:
+            raise
+        return found[1]
 
 
 def into_slot(job: Job, facts: Facts, manifest_bytes: bytes, chunks: Iterable[bytes]) -> dict[str, Any]:
@@ -104,10 +113,3 @@ def _there(job: Job, manifest: Manifest) -> bool:
 
 def _pieces(chunks: Iterable[bytes], manifest: Manifest) -> Iterable[tuple[FileEntry, bytes]]:
     yield from pack.unpack(chunks, manifest)
-
-
-def _transport(job: Job) -> Transport:
-    server = job.settings.server
-    if server is None:
-        raise AgentError("enrol.no_server", "this device knows no server", "give agent.toml a [server]")
-    return Transport(server.api, job.paths.ca, (job.paths.cert, job.paths.key))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from beamfleet_bundles import assignment as assignments
-from beamfleet_bundles import names, offline
+from beamfleet_bundles import chain, clock, names, offline
 from beamfleet_bundles.bundle import Bundle
 
 from beamfleet_agent.worker import fitness
@@ -24,12 +24,14 @@ def stage(job: Job) -> dict[str, Any]:
     """
     bundle = Bundle.open(Path(str(job.words["path"])))
     trust_dir, manifest = Path(job.paths.trust), bundle.manifest
+    root = offline.trusted_root(trust_dir, job.trusted_root())
+    signed = clock.SignedTime.load(trust_dir).under(chain.parse_root(root).signed.version)
     verified = offline.verify_offline(
         bundle.metadata,
         bundle.manifest_bytes,
         names.target_path(manifest.product, manifest.version, manifest.target),
-        offline.trusted_root(trust_dir, job.trusted_root()),
-        datetime.now(UTC),
+        root,
+        clock.reference_time(datetime.now(UTC), clock.BUILD_TIME, signed),
         offline.known_targets(trust_dir),
     )
     fitness.check(verified.facts, job.settings.hardware)

@@ -1,32 +1,47 @@
 """Owns HTTPS to the server: pinned to the fleet's authority, no redirects, no proxy, bounded lengths and waits.
 
 Everything that arrives is bounded here and believed nowhere; whoever asked verifies it. Sends no secret but what it is
-given for one request.
+given for one request. A device whose clock was never set can still get here: see `_Dateless`.
 """
 
+import json
+import ssl
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
 
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.reports import clean, word
 
 CONNECT_S, READ_S = 10.0, 60.0
+GRACE_S, SLOWEST_BYTES_PER_S = 60.0, 1_000
+"""After the first minute an answer has to come faster than this on average, or it is given up."""
 _PIECE = 1 << 16
+_NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME, which the standard library has no name for."""
 _AGAIN = "the device tries again by itself"
 
 
 class Transport:
-    """Requests to one address. `certificate` is (certificate file, key file), or None before there is one."""
+    """Requests to one address. `certificate` is (certificate file, key file), or None before there is one.
 
-    def __init__(self, address: str, ca: str, certificate: tuple[str, str] | None = None) -> None:
+    floor: given when the device's clock is wrong, the Unix second before which it cannot be.
+    """
+
+    def __init__(
+        self, address: str, ca: str, certificate: tuple[str, str] | None = None, floor: int | None = None
+    ) -> None:
         self._address = address
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.verify = ca
         self._session.cert = certificate
+        if floor is not None:
+            self._session.mount("https://", _Undated(floor))
         self._session.headers.update({"Accept-Encoding": "identity", "User-Agent": "beamfleet-agent"})
 
     def stream(self, path: str, limit: int, **query: str) -> Iterator[bytes]:
@@ -68,10 +83,10 @@ class Transport:
     def _refusal(self, response: requests.Response, path: str) -> AgentError | FileNotFoundError:
         status = response.status_code
         try:
-            said = response.json() if len(response.content) < _PIECE else {}
+            said = json.loads(b"".join(self._body(response, path, _PIECE)))
             code, words = word(str(said["code"])), clean(str(said.get("detail") or said["title"]), 512)
             hint = clean(str(said.get("hint", "")), 512)
-        except (ValueError, KeyError, TypeError, AttributeError, requests.RequestException):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AgentError):
             code, words, hint = "", f"status {status}", ""
         if status in (404, 410):
             return FileNotFoundError(f"{path}: {words}")
@@ -80,12 +95,14 @@ class Transport:
         return AgentError(code or "worker.refused", f"the server refused {path}: {words}", hint)
 
     def _body(self, response: requests.Response, path: str, limit: int) -> Iterator[bytes]:
-        received = 0
+        received, began = 0, time.monotonic()
         try:
-            for piece in response.raw.stream(_PIECE, decode_content=False):
+            while piece := response.raw.read1(_PIECE, decode_content=False):
                 received += len(piece)
                 if received > limit:
                     raise AgentError("worker.too_large", f"{path} has more than {limit} bytes")
+                if time.monotonic() - began > GRACE_S + received / SLOWEST_BYTES_PER_S:
+                    raise AgentError("worker.network", f"{path} drips: {received} bytes so far", _AGAIN)
                 yield piece
         except (requests.RequestException, OSError, urllib3.exceptions.HTTPError) as error:
             words = f"{path} broke off after {received} bytes: {_cause(error)}"
@@ -93,6 +110,38 @@ class Transport:
         promised = response.headers.get("Content-Length", "")
         if promised.isdecimal() and received != int(promised):
             raise AgentError("worker.network", f"{path} broke off after {received} of {promised} bytes", _AGAIN)
+
+
+class _Undated(HTTPAdapter):
+    """HTTPS by `_Dateless`."""
+
+    def __init__(self, floor: int) -> None:
+        self._floor = floor
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        context = _Dateless(ssl.PROTOCOL_TLS_CLIENT)
+        context.floor = self._floor
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_flags |= _NO_CHECK_TIME
+        super().init_poolmanager(*args, ssl_context=context, **more)
+
+
+class _Dateless(ssl.SSLContext):
+    """TLS of a device that does not know the time: of the server's dates only the end is checked, against `floor`.
+
+    A wrong host, a wrong authority and a certificate that had run out before `floor` are refused as ever.
+    """
+
+    floor = 0
+
+    def wrap_socket(self, *args: Any, **more: Any) -> ssl.SSLSocket:
+        connection = super().wrap_socket(*args, **more)
+        ends = (connection.getpeercert() or {}).get("notAfter", "")
+        if not isinstance(ends, str) or not ends or ssl.cert_time_to_seconds(ends) < self.floor:
+            connection.close()
+            raise ssl.SSLCertVerificationError(f"the server's certificate ran out at {ends or 'no time at all'}")
+        return connection
 
 
 def _cause(error: BaseException) -> str:

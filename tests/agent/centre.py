@@ -1,0 +1,102 @@
+"""A server as a device's worker sees it, for tests: real TLS, real signatures, and answers that a test may spoil."""
+
+import base64
+import ssl
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from beamfleet_agent.paths import Paths
+from beamfleet_bundles import assignment
+from beamfleet_bundles.assignment import Assignment
+from beamfleet_bundles.facts import Facts
+
+from tests.agent.authority import Authority
+from tests.agent.device import lay_down, words
+from tests.support.repository import Repository, manifest
+
+DEVICE = "gw-1"
+
+
+class SmallCentre:
+    """Serves `repo` and, to DEVICE, what `answer` makes of its question: assignments signed by the director."""
+
+    def __init__(self, authority: Authority, repo: Repository) -> None:
+        self.repo, self._authority = repo, authority
+        self.facts: Facts = repo.release(manifest("2.0.0"))
+        repo.publish()
+        self.given = Assignment(
+            DEVICE, "main", 1000, 1, int(repo.now.timestamp()), None,
+            self.facts.path, self.facts.length, self.facts.sha256,
+        )  # fmt: skip
+        self.answer: Callable[[str | None], bytes] = lambda nonce: self.sign(nonce=nonce)
+        self.asked: list[str] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*authority.issue("api"))
+        context.load_verify_locations(authority.path)
+        context.verify_mode = ssl.CERT_REQUIRED
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def sign(self, expires: datetime | None = None, **changes: Any) -> bytes:
+        """What the director gives the device, with some of it changed."""
+        said = {name: getattr(self.given, name) for name in self.given.__slots__} | changes
+        lives_to = expires or datetime.fromtimestamp(said["time"], UTC) + assignment.LIFETIME
+        return assignment.sign(Assignment(**said), self.repo.keys["director"][0], lives_to)
+
+    def device(self, root: Path) -> Paths:
+        """The device, enrolled."""
+        api = f"https://127.0.0.1:{self._server.server_address[1]}"
+        addresses = {"api": api, "enrol": "https://127.0.0.1:9", "mqtt": "127.0.0.1:9"}
+        trusted = {
+            "ca_pem": self._authority.path.read_text(),
+            "root_json_base64": base64.b64encode(self.repo.root).decode(),
+        }
+        paths = lay_down(root, words(DEVICE, server=addresses, **trusted))
+        for given, place in zip(self._authority.issue(DEVICE), (paths.cert, paths.key), strict=True):
+            Path(place).write_bytes(given.read_bytes())
+        return paths
+
+    def later(self, **passed: float) -> None:
+        """Time passes at the server, and it signs its metadata again."""
+        self.repo.now += timedelta(**passed)
+        self.repo.publish()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        centre = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                centre.asked.append(parts.path)
+                try:
+                    if parts.path == "/assignment":
+                        content = centre.answer(parse_qs(parts.query).get("nonce", [None])[0])
+                    else:
+                        content = b"".join(centre.repo(parts.path.removeprefix("/metadata/")))
+                except FileNotFoundError:
+                    self.send_error(404)
+                    return
+                self.send_response(200 if content else 204)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                """Nobody reads it."""
+
+        return Handler
