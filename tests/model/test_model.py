@@ -23,10 +23,10 @@ SAFETY = {
 }
 LIVENESS_SIZES = {"FAULTS": 1, "ASKS": 1}
 PLANTED = {
-    "a VM is there before its start is durable": ("counted:\n  sync_state();\n", "counted:\n", ""),
+    "a VM is there before its start is durable": ("start_vm_:\n  sync_state();\n", "start_vm_:\n", ""),
     "a request is deleted before its outcome is durable": (
-        "    sync_state();\n    if\n    :: atomic { was ->",
-        "    if\n    :: atomic { was ->",
+        "    sync_state();\nanswered:\n",
+        "answered:\n",
         "",
     ),
     "a new launcher starts without ending strangers": (

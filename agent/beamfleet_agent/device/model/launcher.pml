@@ -120,12 +120,12 @@ inline sync_state() { atomic { may_end; if :: !dirty -> durable() :: else fi } }
 
 inline swap_to(to, attempt_) {
   my.previous = my.slot; my.slot = to; my.attempt = attempt_; my.phase = trial; my.boots = 0; my.power_losses = 0;
-  my.due = post_swap; late = 0
+  my.due = post_swap; late = 0; counted = 0
 }
 
 inline go_back(phase_, evidence) {
   my.failed = my.slot; my.failed_attempt = my.attempt; my.spent = evidence; my.phase = phase_; my.slot = my.previous;
-  my.previous = NONE; my.boots = 0; my.due = revert_; late = 0
+  my.previous = NONE; my.boots = 0; my.due = revert_; late = 0; counted = 0
 }
 inline revert(evidence) { go_back(reverted, evidence) }
 
@@ -142,7 +142,7 @@ inline request() {
   :: asks(rollback) && my.phase == trial -> revert(1)
   :: asks(rollback) && my.phase != trial && my.previous != NONE -> swap_to(my.previous, 0)
   :: asks(stop) -> my.stopped = 1
-  :: asks(start) && my.stopped -> my.stopped = 0; my.boots = 0
+  :: asks(start) && my.stopped -> my.stopped = 0; my.boots = 0; counted = 0
   :: else                       /* refused, or it is so already */
   fi
 }
@@ -171,6 +171,12 @@ inline reap() {                 /* our keeper has ended; if it told nothing, its
   fi
 }
 
+inline count_start(next) {      /* in a trial what cannot be counted counts as reached; then sync_state */
+  my.starts = next; my.boots = (my.boots < max_boots -> my.boots + 1 : my.boots);
+  write_state();
+  if :: dirty && my.phase == trial -> my.boots--; counted = 0 :: else -> counted = 1 fi
+}
+
 inline stop_vm() {
   atomic {
     may_end;
@@ -188,6 +194,17 @@ inline stop_vm() {
       :: vms[vm].keeper != waits
       fi
     };
+    if                          /* what can be done while it ends */
+    :: atomic { my.slot != NONE -> may_end; current = my.slot }
+    :: atomic { my.slot == NONE -> skip }
+    fi;
+    if
+    :: atomic { !my.stopped && !leaving && my.slot != NONE && free(1 - vm) && (my.due == nothing || my.due == commit_) ->
+        may_end; count_start(1 - vm) };
+      sync_state()
+    :: atomic { !(!my.stopped && !leaving && my.slot != NONE && free(1 - vm) &&
+        (my.due == nothing || my.due == commit_)) -> skip }
+    fi;
     reap();
     atomic { vm = NO_VM; doorbell = 1 }
   fi
@@ -197,7 +214,7 @@ proctype launcher(byte me) {
   Boot my;
   byte vm = NO_VM, n, was;
   mtype hook = nothing;
-  bit leaving, dirty, late;
+  bit leaving, dirty, late, counted;
   d_step { copy(my, nothing_read) };
 end_idle:
   atomic {
@@ -261,18 +278,22 @@ loop:
       :: else -> goto answered
       fi };
     sync_state();
+answered:
+    atomic {
+      if
+      :: !dirty ->
+        may_end;
+        assert(disk.last_request >= n);
+        requests[n].seen = 0; requests[n].verb = 0; requests[n].id = 0; requests[n].try = 0
+      :: else
+      fi;
+      n = 0
+    };
     if
     :: atomic { was -> was = 0 }; stop_vm()
     :: atomic { !was -> skip }
     fi;
-    if :: atomic { dirty -> n = 0; goto act } :: !dirty fi;
-answered:
-    atomic {
-      may_end;
-      assert(disk.last_request >= n);
-      requests[n].seen = 0; requests[n].verb = 0; requests[n].id = 0; requests[n].try = 0; n = 0;
-      goto loop
-    }
+    if :: dirty -> goto act :: !dirty -> goto loop fi
   :: atomic { !vm_ended && !hook_ended && !dirty && !asked_for -> goto act }
   fi;
 act:
@@ -292,10 +313,10 @@ act:
         hook = my.due; point = my.due; hook_to = my.slot
       :: can_start && (hook == nothing -> my.due == nothing || my.due == commit_ : hook == commit_ && my.due == commit_) &&
           (free(0) || free(1)) ->
+        if :: counted -> goto counted_already :: else fi;
         may_end;                /* start_vm: its count is durable before it is there */
-        my.starts = (free(0) -> 0 : 1); my.boots = (my.boots < max_boots -> my.boots + 1 : my.boots);
-        write_state();
-        goto counted
+        count_start((free(0) -> 0 : 1));
+        goto start_vm_
       :: else
       fi
     fi;
@@ -310,19 +331,21 @@ end_rest:
     fi;
     goto loop
   };
-counted:
+start_vm_:
   sync_state();
+counted_already:
   atomic {
     may_end;
     if
-    :: dirty && my.phase == trial -> revert(0)          /* what cannot be counted counts as reached */
-    :: else ->
+    :: !counted -> revert(0)
+    :: counted ->
       unwritten = unwritten || dirty;
-      assert((disk.slot == my.slot && disk.boots == my.boots) || unwritten);     /* counted */
+      assert((disk.slot == my.slot && disk.boots > 0) || unwritten);             /* counted */
       assert((current == my.slot && data == my.slot) || unwritten);               /* prepared by its hooks */
       assert(my.slot != bad || disk.phase == trial);
       vms[0].started = 0; vms[1].started = 0;
-      vm = my.starts; vms[vm].slot = my.slot; vms[vm].keeper = waits; vms[vm].stage = forked; vm_pid = NO_VM; more_tries
+      vm = my.starts; vms[vm].slot = my.slot; vms[vm].keeper = waits; vms[vm].stage = forked; vm_pid = NO_VM; counted = 0;
+      more_tries
     fi;
     goto loop
   };
@@ -340,7 +363,7 @@ died:
     if :: vms[0].keeper != nobody -> vms[0].keeper = nobody :: else fi;
     if :: vms[1].keeper != nobody -> vms[1].keeper = nobody :: else fi;
     if :: point != nothing -> hook_orphan = 1 :: else fi;
-    vm = NO_VM; n = 0; was = 0; hook = nothing; hook_status = 0; leaving = 0; dirty = 0; late = 0;
+    vm = NO_VM; n = 0; was = 0; hook = nothing; hook_status = 0; leaving = 0; dirty = 0; late = 0; counted = 0;
     copy(my, nothing_read); goto end_idle
   }
 }
