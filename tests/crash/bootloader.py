@@ -24,7 +24,7 @@ from tests.support.fleet import FleetError, wait_for
 OLD, NEW = "a" * 32, "b" * 32
 APP = "var/lib/beamfleet/apps/main"
 RUN = "var/run/beamfleet/main"
-GIVE_UP_S = 1.5
+GIVE_UP_S, DEADLINE_S = 3.0, 60.0
 START = """#!/bin/sh
 : >"$1/var/run/beamfleet/main/app/started.$3"
 exec "$2/erts/bin/beam.smp" 600
@@ -160,7 +160,7 @@ class Bootloader:
     def _stop(self) -> None:
         assert self._launcher is not None
         self._launcher.terminate()
-        self._launcher.wait(10)
+        self._launcher.wait(DEADLINE_S)
 
     def _settled(self, before: int) -> BootState:
         return self._until(lambda s: s.starts > before and self._up(s) and not self._asked())
@@ -181,7 +181,7 @@ class Bootloader:
             return state if look(state) else None
 
         try:
-            return wait_for("the launcher", fits, deadline_s=8, every_s=0.01)
+            return wait_for("the launcher", fits, deadline_s=DEADLINE_S, every_s=0.01)
         except FleetError as error:
             log = Path(f"{self.root}.log").read_text()
             raise FleetError(f"{error}: {self.boot.state()!r}, these run: {self.running()}\n{log}") from None
