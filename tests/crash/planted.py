@@ -87,8 +87,11 @@ LAUNCHER = (
         "count after start",
         "launcher",
         (
-            ('  if ! write_state && [ "$phase" = trial ]; then revert uncounted; return; fi', "  "),
-            ("  vm=$!\n", "  vm=$!; until started; do sleep 0.01; done; write_state\n"),
+            ('  write_state || [ "$phase" != trial ] || return 1\n', ""),
+            (
+                "  vm=$! running=$starts born=$now counted=''\n",
+                "  vm=$! running=$starts born=$now counted=''; until started; do sleep 0.01; done; write_state\n",
+            ),
         ),
     ),
 )
