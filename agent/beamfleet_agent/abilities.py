@@ -20,7 +20,7 @@ ABILITIES = {
     "head -c": '[ "$(head -c 3 /dev/zero | tail -c 1 | wc -c)" = 1 ]',
     "dd": "echo | dd bs=1k count=1 2>/dev/null >copy && [ -s copy ]",
     "sha256sum": "[ \"$(echo | sha256sum | cut -d ' ' -f 1 | wc -c)\" = 65 ]",
-    "ls -ldn": '[ "$(ls -ldn . | cut -c 1)" = d ]',
+    "ls -ldn": 'set -- $(ls -ldn .) && [ "$3" = "$(id -u)" ]',
     "grep -lszF": '[ "$(grep -lszF BEAMFLEET=b /dev/null /proc/self/environ)" = /proc/self/environ ]',
     "grep -vE": "[ \"$(echo a | grep -vE '^(b|c)$')\" = a ]",
     "readlink, sed, tr": "[ -n \"$(readlink /proc/self/cwd | sed -n '1p' | tr -d x)\" ]",

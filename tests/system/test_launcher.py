@@ -222,7 +222,7 @@ def test_a_killed_keeper_costs_the_vm_and_nothing_else(bench: LauncherDevice) ->
     first = bench.vm()
     os.kill(int((bench.run / "keeper.pid").read_text()), signal.SIGKILL)
     state = bench.runs(OLD, after=before)
-    assert (state.cause, state.detail) == ("crash", "nobody told how it ended")
+    assert (state.cause, state.detail) == ("killed", "nobody told how it ended")
     assert first not in bench.ours()
 
 

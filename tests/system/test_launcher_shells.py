@@ -38,7 +38,13 @@ def ash(tmp_path: Path) -> Iterator[LauncherDevice]:
 
 
 def test_ash_takes_an_update_through_trial_commit_crash_revert_and_the_launchers_death(ash: LauncherDevice) -> None:
+    told = ash.root / "told"
+    hooks = ash.root / "usr/lib/beamfleet/hooks.d/post-swap"
+    hooks.mkdir(mode=0o755)
+    (hooks / "10-tell").write_text(f"#!/bin/sh\necho $BEAMFLEET_HOOK >>{told}\n")
+    (hooks / "10-tell").chmod(0o755)
     before = ash.install(OLD).starts
+    assert told.read_text() == "post-swap\n"
     launcher = ash.launcher_pid()
     assert Path(f"/proc/{launcher}/exe").readlink().name == "busybox"
     os.kill(ash.vm(), signal.SIGKILL)
