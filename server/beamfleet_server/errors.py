@@ -13,6 +13,8 @@ STATUS = {
     "auth.forbidden": 403,
     "auth.scope": 403,
     "auth.csrf": 403,
+    "login.refused": 403,
+    "login.unavailable": 503,
     "session.unknown": 404,
     "operator.exists": 409,
     "operator.unknown": 404,

@@ -53,8 +53,9 @@ from beamfleet_server.flooding import Flooding
 from beamfleet_server.ingest import Ingest
 from beamfleet_server.keys import OnlineKeys
 from beamfleet_server.listeners import Listener, bind
+from beamfleet_server.notification import tell
 from beamfleet_server.publishing import Publisher
-from beamfleet_server.settings import Configuration, load
+from beamfleet_server.settings import Configuration, load, read_secret
 from beamfleet_server.store import Store
 from beamfleet_server.store.assignments import TOUCHED as ASSIGNMENTS
 from beamfleet_server.store.events import TOUCHED as EVENTS
@@ -113,6 +114,7 @@ class Process:
             await self._startup()
             await self._stopping.wait()
             _log.info("stopping")
+            tell("STOPPING=1")
         _log.info("stopped")
         return 1 if self._failed else 0
 
@@ -219,9 +221,11 @@ class Process:
         return task
 
     def _make_first_operator(self, store: Store) -> None:
-        if not store.operators.exists(ADMIN):
-            token = new_token()
-            durable.replace(self._data.admin_token, token.encode() + b"\n", 0o600)
+        if not store.operators.exists(ADMIN) and not store.operators.all():
+            given = self._settings.admin_token_file
+            token = read_secret(given) if given else new_token()
+            if not given:
+                durable.replace(self._data.admin_token, token.encode() + b"\n", 0o600)
             store.operators.put(ADMIN, "admin", token_hash(token), wall_clock())
 
     def _port(self, name: str) -> int:
@@ -263,7 +267,8 @@ class Process:
         addresses = {name: f"https://{host}:{ports[name]}" for name in HTTPS} | {"mqtt": f"{host}:{ports['mqtt']}"}
         self._data.remember({**addresses, "pid": os.getpid(), "ports": dict(ports)})
         _log.info("ready", data=str(self._data.root), **addresses)
-        token, authority = self._data.admin_token, self._data.ca_certificate
+        tell("READY=1")
+        token, authority = self._settings.admin_token_file or self._data.admin_token, self._data.ca_certificate
         print(f"log in: beamfleet login {addresses['operators']} --token-file {token} --ca {authority}")
         print("ready", flush=True)
 

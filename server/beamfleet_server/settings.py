@@ -20,6 +20,8 @@ PREFIX = "BEAMFLEET_"
 FILE_NAME = "beamfleet-server.toml"
 SYSTEM_FILE = Path("/etc/beamfleet") / FILE_NAME
 
+SHORTEST_SECRET = 32
+
 Source = Literal["default", "file", "environment", "flag"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -39,6 +41,9 @@ class Settings(BaseSettings):
         default=(),
         description="names and addresses under which devices reach this server; the first one is told to them",
     )
+    admin_token_file: Path | None = Field(
+        default=None, description="where the first operator's token is at the first start; made up if unset"
+    )
     mosquitto: Path | None = Field(
         default=None, description="the mosquitto program; searched on PATH and in /usr/sbin if unset"
     )
@@ -57,6 +62,11 @@ class Settings(BaseSettings):
     approval_above: int = Field(
         default=0, ge=0, description="rollouts to more devices need a second operator's approval; 0: none does"
     )
+    oidc_issuer: str = Field(default="", pattern="^(https://.+)?$", description="OpenID provider for web log-ins")
+    oidc_client_id: str = Field(default="", description="as what the provider knows this server")
+    oidc_client_secret_file: Path | None = Field(default=None, description="where the provider's secret for it is")
+    oidc_ca_file: Path | None = Field(default=None, description="the CA of the provider, if it is one of your own")
+    oidc_role_claim: str = Field(default="beamfleet_role", min_length=1, description="the claim that has the role")
     ingest_batch: int = Field(default=2000, ge=1, le=60_000, description="most reports committed at once")
     ingest_wait_ms: int = Field(default=20, ge=0, le=10_000, description="longest time a report waits for others")
     ingest_rate: int = Field(
@@ -73,7 +83,7 @@ class Settings(BaseSettings):
     def _split_names(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("data", "mosquitto")
+    @field_validator("data", "mosquitto", "admin_token_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value else value
@@ -140,6 +150,19 @@ def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Co
     except ValidationError as error:
         raise ServerError("server.settings", _told(error, sources, file), "see `beamfleet serve --help`") from None
     return Configuration(settings, sources, file)
+
+
+def read_secret(file: Path, shortest: int = SHORTEST_SECRET) -> str:
+    """The one word in a file, of at least `shortest` characters; error `server.settings`, without the secret."""
+    try:
+        secret = file.read_text("ascii").strip()
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+        raise ServerError("server.settings", f"cannot read the secret in {file}: {what}", "check the path") from None
+    if len(secret) < shortest or not secret.isprintable() or " " in secret:
+        what = f"the secret in {file} is not one word of at least {shortest} characters"
+        raise ServerError("server.settings", what, "make one: openssl rand -base64 32")
+    return secret
 
 
 def _find_file(data: Path) -> Path | None:

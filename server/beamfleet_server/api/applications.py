@@ -29,10 +29,12 @@ from beamfleet_server.broker.client import BrokerClient
 from beamfleet_server.ca import FleetAuthority
 from beamfleet_server.clock import Clock
 from beamfleet_server.data import DataDirectory
+from beamfleet_server.errors import ServerError
 from beamfleet_server.keys import OnlineKeys
+from beamfleet_server.provider import Client, Provider
 from beamfleet_server.publishing import Publisher
 from beamfleet_server.rates import Rates
-from beamfleet_server.settings import Configuration
+from beamfleet_server.settings import Configuration, Settings, read_secret
 from beamfleet_server.store import Store
 
 AT_ONCE = 10
@@ -87,8 +89,34 @@ def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str
     ]
     return {
         "operators": operators.application(
-            authentication, Guard(authentication.admit, store.audit), of_addresses, routers, streamed=[bundles.UPLOAD]
+            authentication,
+            Guard(authentication.admit, store.audit),
+            store,
+            parts.clock,
+            _provider(settings, addresses["operators"], parts.clock),
+            of_addresses,
+            routers,
+            streamed=[bundles.UPLOAD],
         ),
         "devices": devices.application(store, parts.publisher, parts.keys, of_devices),
         "enrolment": enrolment.application(store, parts.authority, parts.clock, of_addresses),
     }
+
+
+def _provider(settings: Settings, operators_at: Address, clock: Clock) -> Provider | None:
+    """The OpenID provider of the settings; error `server.settings` for half of one."""
+    if not settings.oidc_issuer:
+        return None
+    if not settings.oidc_client_id or settings.oidc_client_secret_file is None:
+        what = "oidc_issuer needs oidc_client_id and oidc_client_secret_file as well"
+        raise ServerError("server.settings", what, "see `beamfleet serve --help`")
+    host = f"[{operators_at.host}]" if ":" in operators_at.host else operators_at.host
+    client = Client(
+        issuer=settings.oidc_issuer,
+        client_id=settings.oidc_client_id,
+        secret=read_secret(settings.oidc_client_secret_file, shortest=8),
+        role_claim=settings.oidc_role_claim,
+        redirect=f"https://{host}:{operators_at.port}/login/oidc/callback",
+        ca=settings.oidc_ca_file,
+    )
+    return Provider(client, clock)

@@ -27,6 +27,7 @@ from beamfleet_server.store.sessions import Sessions
 
 COOKIE = "__Host-beamfleet"
 CSRF_HEADER = "X-CSRF-Token"
+CSRF_FIELD = "csrf_token"
 LONGEST = 256
 """Most characters of a token or cookie that are looked at."""
 
@@ -69,7 +70,9 @@ class Authentication:
         return cast("Operator", request.state.operator)
 
     async def admit(self, operation: str, request: Request, act: Act) -> None:
-        """Errors `auth.*`, `request.rate`."""
+        """Errors `auth.*`, `request.rate`. Pages see to themselves who asks."""
+        if operation.startswith("pages."):
+            return
         operator = await self.identify(request)
         act.actor = operator.name
         wait_s = self._rates.take(operator.name)
@@ -82,26 +85,40 @@ class Authentication:
         """Who asks; errors `auth.required`, `auth.expired`, `auth.csrf`."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme:
-            bearer = token.strip() if scheme.lower() == "bearer" and len(token) <= LONGEST else ""
-            operator = await asyncio.to_thread(self._operators.find, token_hash(bearer)) if bearer else None
-            if operator is None:
-                raise _required("this token is not known")
-            if operator.expires is not None and operator.expires <= self._clock():
-                raise ServerError("auth.expired", f"the token of {operator.name} has expired", "ask for a new one")
-            return operator
+            return await self.of_token(token.strip() if scheme.lower() == "bearer" else "")
+        operator = await self.of_session(request)
+        if request.method not in SAFE:
+            check_origin(request)
+            check_csrf(request, request.headers.get(CSRF_HEADER, ""))
+        return operator
+
+    async def of_token(self, token: str) -> Operator:
+        """Whose token this is; errors `auth.required`, `auth.expired`."""
+        good = token if 0 < len(token) <= LONGEST else ""
+        operator = await asyncio.to_thread(self._operators.find, token_hash(good)) if good else None
+        if operator is None:
+            raise _required("this token is not known")
+        if operator.expires is not None and operator.expires <= self._clock():
+            raise ServerError("auth.expired", f"the token of {operator.name} has expired", "ask for a new one")
+        return operator
+
+    async def of_session(self, request: Request) -> Operator:
+        """Who is in the session of the request's cookie; error `auth.required`."""
         secret = request.cookies.get(COOKIE, "")
         if not secret or len(secret) > LONGEST:
             raise _required("this needs a token")
         operator = await asyncio.to_thread(self._sessions.find, token_hash(secret), self._clock())
         if operator is None:
             raise _required("this session is over")
-        if request.method not in SAFE:
-            check_origin(request)
-            given = request.headers.get(CSRF_HEADER, "")
-            if not hmac.compare_digest(given.encode("utf-8", "replace"), csrf_of(secret).encode()):
-                hint = f"send the session's token as {CSRF_HEADER}: GET /api/v1/session has it"
-                raise ServerError("auth.csrf", f"{CSRF_HEADER} is not this session's", hint)
         return operator
+
+
+def check_csrf(request: Request, given: str) -> None:
+    """Refuse a change without the CSRF token of the request's session; error `auth.csrf`."""
+    secret = request.cookies.get(COOKIE, "")
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), csrf_of(secret).encode()):
+        hint = f"send the session's token as {CSRF_HEADER}: GET /api/v1/session has it"
+        raise ServerError("auth.csrf", f"{CSRF_HEADER} is not this session's", hint)
 
 
 def check_origin(request: Request) -> None:

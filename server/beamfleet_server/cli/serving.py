@@ -41,6 +41,12 @@ def serve(
     mqtt_port: Annotated[
         int | None, typer.Option("--mqtt-port", metavar="PORT", help="MQTT over TLS; else 8883, 0 takes a free one.")
     ] = None,
+    admin_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--admin-token-file", metavar="FILE", help="The first operator's token at the first start; else made up."
+        ),
+    ] = None,
     mosquitto: Annotated[
         Path | None, typer.Option("--mosquitto", metavar="FILE", help="The mosquitto program; else the one on PATH.")
     ] = None,
@@ -76,6 +82,22 @@ def serve(
     approval_above: Annotated[
         int | None,
         typer.Option("--approval-above", metavar="N", help="Rollouts to more devices need two operators; else 0."),
+    ] = None,
+    oidc_issuer: Annotated[
+        str | None, typer.Option("--oidc-issuer", metavar="URL", help="OpenID provider for web log-ins; else none.")
+    ] = None,
+    oidc_client_id: Annotated[
+        str | None, typer.Option("--oidc-client-id", metavar="ID", help="As what it knows this server.")
+    ] = None,
+    oidc_client_secret_file: Annotated[
+        Path | None, typer.Option("--oidc-client-secret-file", metavar="FILE", help="Where its secret for it is.")
+    ] = None,
+    oidc_ca_file: Annotated[
+        Path | None, typer.Option("--oidc-ca-file", metavar="FILE", help="The provider's CA; else the system's.")
+    ] = None,
+    oidc_role_claim: Annotated[
+        str | None,
+        typer.Option("--oidc-role-claim", metavar="CLAIM", help="The claim that has the role; else beamfleet_role."),
     ] = None,
     ingest_batch: Annotated[
         int | None, typer.Option("--ingest-batch", metavar="N", help="Most reports committed at once; else 2000.")
@@ -121,6 +143,7 @@ def serve(
         "devices_port": devices_port,
         "enrolment_port": enrolment_port,
         "mqtt_port": mqtt_port,
+        "admin_token_file": admin_token_file,
         "mosquitto": mosquitto,
         "log_format": log_format,
         "log_level": log_level,
@@ -131,6 +154,11 @@ def serve(
         "session_idle_s": session_idle_s,
         "session_life_s": session_life_s,
         "approval_above": approval_above,
+        "oidc_issuer": oidc_issuer,
+        "oidc_client_id": oidc_client_id,
+        "oidc_client_secret_file": oidc_client_secret_file,
+        "oidc_ca_file": oidc_ca_file,
+        "oidc_role_claim": oidc_role_claim,
         "ingest_batch": ingest_batch,
         "ingest_wait_ms": ingest_wait_ms,
         "ingest_rate": ingest_rate,

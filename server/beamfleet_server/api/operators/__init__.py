@@ -6,12 +6,15 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 
 from beamfleet_server import __version__
-from beamfleet_server.api import problems
+from beamfleet_server.api import pages, problems
 from beamfleet_server.api.authentication import Authentication
 from beamfleet_server.api.guard import Guard, operation_of, stand
 from beamfleet_server.api.limits import AddressRate, BodyLimit
 from beamfleet_server.api.permissions import NEEDED
+from beamfleet_server.clock import Clock
+from beamfleet_server.provider import Provider
 from beamfleet_server.rates import Rates
+from beamfleet_server.store import Store
 
 PREFIX = "/api/v1"
 LARGEST_BODY = 8 << 20
@@ -34,6 +37,9 @@ class Operators(FastAPI):
 def application(
     authentication: Authentication,
     guard: Guard,
+    store: Store,
+    clock: Clock,
+    provider: Provider | None,
     rates: Rates,
     routers: Iterable[APIRouter],
     streamed: Iterable[str],
@@ -51,6 +57,7 @@ def application(
     )
     problems.install(app)
     stand(app, guard)
+    pages.install(app, store, authentication, clock, provider)
     for router in routers:
         app.include_router(router, prefix=PREFIX, dependencies=[Depends(authentication)])
     app.openapi()
