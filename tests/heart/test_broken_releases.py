@@ -49,7 +49,7 @@ def after(milliseconds: int, act: str) -> str:
 
 
 BROKEN = (
-    Broken("dies at start", "crash", version="1.2.0", detail="calibration_missing"),
+    Broken("dies at start", "crash", version="1.2.0", detail="application_start_failure,sensor_gateway"),
     Broken("dies at start, mix", "crash", kind="mix", start="{error, no_such_port}", detail="no_such_port"),
     Broken("garbage beam.smp", "crash", damaged={"erts-*/bin/beam.smp": b"\x7fELFgarbage"}),
     Broken("empty beam.smp, mix", "crash", kind="mix", damaged={"erts-*/bin/beam.smp": b""}),
