@@ -51,10 +51,10 @@ def test_ash_takes_an_update_through_trial_commit_crash_revert_and_the_launchers
     state = ash.runs(OLD, after=before)
     assert (state.cause, state.detail) == ("crash", "status 137")
     ash.boot.request(f"swap {NEW} 1")
-    ash.until("the trial", lambda s: s.phase == "trial")
+    trial = ash.runs(NEW, after=state.starts)
     state = ash.until("the revert", lambda s: s.phase == "reverted", 30)
     assert state.failed == f"{NEW}:1:unconfirmed"
-    state = ash.runs(OLD, after=state.starts)
+    state = ash.runs(OLD, after=trial.starts)
     ash.kill()
     ash.start()
     state = ash.runs(OLD, after=state.starts)
