@@ -129,7 +129,7 @@ REPLAYED = tuple(
     Replayed(_named(name), subject, kind, noise)
     for name, subject, kind, noise in (
         ("no fsync of the slot", "worker", "ext4", False),
-        ("slot synced after its rename", "worker", "xfs", True),
+        ("slot synced after its rename", "worker", "ext4", True),
         ("early report", "worker", "ext4", False),
         ("previous release not kept", "worker", "ext4", False),
         ("no fsync of small files", "agent", "ext4", True),

@@ -24,6 +24,7 @@ pytestmark = [
 
 SUBJECTS = ("worker", "agent", "committed", "reverted")
 SIDE_BY_SIDE = 2
+TRIES = 3
 ENOUGH = 3000
 
 Recording = tuple[str, str, bool]
@@ -88,7 +89,12 @@ class Replays:
         else:
             place.mkdir()
             packages = [planted.copy_packages(place, bug)]
-        return replay.within(replay.changed(order, deep=0, until_found=True), packages)
+        found = Result()
+        for _ in range(TRIES):  # on a busy machine the kernel may write out by itself what the bug leaves to it
+            found = replay.within(replay.changed(order, deep=0, until_found=True), packages)
+            if found.violations or found.trouble:
+                break
+        return found
 
 
 @pytest.fixture(scope="module")
