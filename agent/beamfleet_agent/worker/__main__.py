@@ -5,7 +5,6 @@ Whatever happens, the last line on standard output says how it ended, and the ex
 """
 
 import ctypes
-import errno
 import json
 import os
 import resource
@@ -50,8 +49,6 @@ def main() -> int:
         refusal = error
     except OSError as error:
         refusal = AgentError("worker.io", f"{error.strerror}: {error.filename}", "look at the disk and its rights")
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            refusal = AgentError("slot.no_space", f"{error.strerror}: {error.filename}", "make room on the filesystem")
         if isinstance(error, FileNotFoundError) and error.errno is None:  # a 404, see transport
             refusal = AgentError(
                 "worker.not_found", f"the server has no {error}", "is its address in agent.toml right?"

@@ -27,7 +27,6 @@ PATIENCE = {
     "worker.server": FOREVER,
     "worker.io": SOME,
     "slot.busy": SOME,
-    "slot.no_space": SOME,
     "worker.memory": SOME,
     "slot.altered": SOME,
     "pack.truncated": SOME,
