@@ -19,6 +19,7 @@ MODEL = (DEVICE / "model/launcher.pml").read_text()
 SAFETY = {
     "two requests, one fault": {"FAULTS": 1, "ASKS": 2},
     "one request, two faults": {"FAULTS": 2, "ASKS": 1},
+    "no hooks": {"FAULTS": 0, "ASKS": 2, "HOOKS": 0},
     "only heart restarts the launcher": {"FAULTS": 1, "ASKS": 1, "RESPAWNED": 0},
 }
 LIVENESS_SIZES = {"FAULTS": 1, "ASKS": 1}
@@ -39,10 +40,16 @@ PLANTED = {
         "copy(my, seen);",
         "",
     ),
+    "a count outlives the release that it counted": (
+        "owe(revert_); late = 0; counted = 0",
+        "owe(revert_); late = 0",
+        "",
+    ),
     "the end of a VM does not ring": ("keeper = told; doorbell = 1", "keeper = told", "again"),
     "a deadline that has passed is forgotten": (":: my.phase == trial -> late = 1", ":: false", "ends"),
 }
 """By name: what to replace in the model, by what, and the property of infinite runs that finds it (or an assertion)."""
+PLANTED_SIZES = {"a count outlives the release that it counted": {"FAULTS": 0, "ASKS": 2, "HOOKS": 0}}
 ONLY_IN_THE_MODEL = {"copy", "durable", "either", "cut", "sync_state", "reap"}
 
 suite = pytest.mark.suite(name="model")
@@ -95,7 +102,7 @@ def test_what_must_come_comes_at_last(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_planted_bug_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     right, wrong, claim = PLANTED[name]
     assert MODEL.count(right) == 1, f"the model has changed: {right!r} is not there once"
-    verdict = verify(MODEL.replace(right, wrong), tmp_path / "run", LIVENESS_SIZES, claim)
+    verdict = verify(MODEL.replace(right, wrong), tmp_path / "run", PLANTED_SIZES.get(name, LIVENESS_SIZES), claim)
     report(capsys, name, verdict)
     assert verdict.error, verdict.output
 

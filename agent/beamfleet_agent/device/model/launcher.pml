@@ -14,6 +14,9 @@
 #ifndef RESPAWNED
 #define RESPAWNED 1             /* 0: nobody but heart starts the launcher again */
 #endif
+#ifndef HOOKS
+#define HOOKS 1                 /* 0: the owner has none, so none are owed */
+#endif
 #define max_trial_boots 2
 #define max_boots 2
 #define max_power_losses 2
@@ -118,14 +121,16 @@ inline write_state() {          /* two steps: the rename, in an atomic sequence 
 }
 inline sync_state() { atomic { may_end; if :: !dirty -> durable() :: else fi } }
 
+inline owe(hooks_of) { my.due = (HOOKS -> hooks_of : nothing) }
+
 inline swap_to(to, attempt_) {
   my.previous = my.slot; my.slot = to; my.attempt = attempt_; my.phase = trial; my.boots = 0; my.power_losses = 0;
-  my.due = post_swap; late = 0; counted = 0
+  owe(post_swap); late = 0; counted = 0
 }
 
 inline go_back(phase_, evidence) {
   my.failed = my.slot; my.failed_attempt = my.attempt; my.spent = evidence; my.phase = phase_; my.slot = my.previous;
-  my.previous = NONE; my.boots = 0; my.due = revert_; late = 0; counted = 0
+  my.previous = NONE; my.boots = 0; owe(revert_); late = 0; counted = 0
 }
 inline revert(evidence) { go_back(reverted, evidence) }
 
@@ -138,7 +143,7 @@ inline request() {
   :: asks(swap) && my.phase != trial && my.slot != requests[n].id && !quarantined ->
     swap_to(requests[n].id, requests[n].try)
   :: asks(confirm) && of_trial && vm != NO_VM && vms[vm].started ->
-    my.phase = committed; my.boots = 0; my.due = commit_; late = 0
+    my.phase = committed; my.boots = 0; owe(commit_); late = 0
   :: asks(rollback) && my.phase == trial -> revert(1)
   :: asks(rollback) && my.phase != trial && my.previous != NONE -> swap_to(my.previous, 0)
   :: asks(stop) -> my.stopped = 1
@@ -341,7 +346,7 @@ counted_already:
     :: counted ->
       unwritten = unwritten || dirty;
       assert((disk.slot == my.slot && disk.boots > 0) || unwritten);             /* counted */
-      assert((current == my.slot && data == my.slot) || unwritten);               /* prepared by its hooks */
+      assert((current == my.slot && (data == my.slot || !HOOKS)) || unwritten);               /* prepared by its hooks */
       assert(my.slot != bad || disk.phase == trial);
       vms[0].started = 0; vms[1].started = 0;
       vm = my.starts; vms[vm].slot = my.slot; vms[vm].keeper = waits; vms[vm].stage = forked; vm_pid = NO_VM; counted = 0;
