@@ -52,6 +52,8 @@ class Uplink:
         self._reports, self._on_document, self._on_ledger, self._on_up = reports, on_document, on_ledger, on_up
         self._child: Child | None = None
         self._tries = 0
+        self._known = ""
+        """The tag of the assignment that was polled last, in this life of the agent."""
         self.problem = ""
         """Why the device is not enrolled, if it is not."""
         self._session = Session(
@@ -194,9 +196,10 @@ class Uplink:
         if not self._session.up:
             self._loop.after("uplink.poll", float(self._settings.poll_interval_s), self._poll)
         if os.path.exists(self._paths.cert):
-            self._work({"job": "poll"}, self._polled, self._not_polled)
+            self._work({"job": "poll", "known": self._known}, self._polled, self._not_polled)
 
     def _polled(self, result: dict[str, Any]) -> None:
+        self._known = str(result.get("tag", ""))
         if document := str(result.get("document", "")):
             self._on_document(document)
 

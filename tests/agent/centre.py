@@ -4,6 +4,7 @@ import base64
 import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,9 +53,9 @@ class SmallCentre:
 
     def sign(self, expires: datetime | None = None, **changes: Any) -> bytes:
         """What the director gives the device, with some of it changed."""
-        said = {name: getattr(self.given, name) for name in self.given.__slots__} | changes
-        lives_to = expires or datetime.fromtimestamp(said["time"], UTC) + assignment.LIFETIME
-        return assignment.sign(Assignment(**said), self.repo.keys["director"][0], lives_to)
+        said = replace(self.given, **changes)
+        lives_to = expires or datetime.fromtimestamp(said.time, UTC) + assignment.LIFETIME
+        return assignment.sign(said, self.repo.keys["director"][0], lives_to)
 
     def device(self, root: Path) -> Paths:
         """The device, enrolled."""

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from beamfleet_agent.paths import Paths
 from beamfleet_agent.worker.centre import Centre
 from beamfleet_agent.worker.job import Job
 from beamfleet_bundles import clock, repository
-from beamfleet_bundles.assignment import Assignment
 from beamfleet_bundles.errors import BundleError
 from securesystemslib.signer import CryptoSigner
 
@@ -70,7 +70,7 @@ class TestNonce:
     def test_a_device_that_is_given_nothing_has_nothing_to_prove(self, small: SmallCentre, paths: Paths) -> None:
         small.answer = lambda _: b""
         assert looking(paths).pulled(0) is None
-        assert work(Path(paths.root), "poll", prove=True)["result"] == {"document": ""}
+        assert work(Path(paths.root), "poll", prove=True)["result"]["document"] == ""
 
     def test_a_poll_that_is_to_prove_asks_with_a_nonce_and_keeps_the_time(
         self, small: SmallCentre, paths: Paths
@@ -82,11 +82,19 @@ class TestNonce:
         assert proven["signed"]["beamfleet"]["nonce"]
         assert floor(paths) == clock.SignedTime(small.given.time, root=1)
 
+    def test_a_poll_is_told_only_what_it_does_not_know(self, small: SmallCentre, paths: Paths) -> None:
+        first = work(Path(paths.root), "poll")["result"]
+        again = work(Path(paths.root), "poll", known=first["tag"])["result"]
+        assert (bool(first["document"]), again) == (True, {"document": "", "tag": first["tag"]})
+        small.given = replace(small.given, sequence=2000)
+        newer = work(Path(paths.root), "poll", known=first["tag"])["result"]
+        assert json.loads(newer["document"])["signed"]["version"] == 2000
+        small.answer = lambda _: b""
+        assert work(Path(paths.root), "poll", known=newer["tag"])["result"]["document"] == ""
+
     def test_a_broker_that_keeps_the_newest_back_is_noticed(self, small: SmallCentre, paths: Paths) -> None:
         """It pushes what it has; the weekly question goes to the server itself."""
-        stale, small.given = small.sign(), Assignment(**{
-            **{name: getattr(small.given, name) for name in small.given.__slots__}, "sequence": 2000,
-        })  # fmt: skip
+        stale, small.given = small.sign(), replace(small.given, sequence=2000)
         assert looking(paths).pushed(stale, 0).sequence == 1000
         found = looking(paths).pulled(1000)
         assert found is not None
@@ -149,10 +157,7 @@ class TestClock:
         self, small: SmallCentre, paths: Paths
     ) -> None:
         """The thief of the network freezes metadata; the director's fresh answer gives him away."""
-        small.given = Assignment(**{
-            **{name: getattr(small.given, name) for name in small.given.__slots__},
-            "time": small.given.time + 8 * 86_400,
-        })  # fmt: skip
+        small.given = replace(small.given, time=small.given.time + 8 * 86_400)
         assert refusal(lambda: looking(paths, LONG_AGO).pulled(0)) == "trust.expired"
         assert floor(paths) == clock.SignedTime()
 

@@ -193,6 +193,16 @@ def test_a_good_answer_arrives_whole_with_its_query(start: Start) -> None:
     assert b"Accept-Encoding: identity" in server.asked[0]
 
 
+def test_a_document_that_is_known_does_not_travel_again(start: Start) -> None:
+    server, transport = start(b'HTTP/1.1 304 Not Modified\r\nETag: "abc"\r\nConnection: close\r\n\r\n')
+    assert transport.read_unless("abc", "/thing", 100) is None
+    assert b'If-None-Match: "abc"' in server.asked[0]
+    with pytest.raises(AgentError, match="status 304"):
+        transport.read("/thing", 100)  # nobody had asked
+    _, transport = start(answer("200 OK", b"newer"))
+    assert transport.read_unless("abc", "/thing", 100) == b"newer"
+
+
 def test_nothing_to_do_is_an_empty_answer(start: Start) -> None:
     _, transport = start(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
     assert transport.read("/assignment", 100) == b""

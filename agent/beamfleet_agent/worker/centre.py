@@ -10,6 +10,7 @@ fetches are processes of their own. Knows nothing of slots and decides about no 
 """
 
 import fcntl
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -47,9 +48,14 @@ class Centre:
         floor = None if self.knows_the_time else clock.BUILD_TIME  # a signed time may be a thief's: see `clock`
         self.transport = Transport(server.api, job.paths.ca, (job.paths.cert, job.paths.key), floor)
 
-    def ask(self) -> bytes:
-        """The newest assignment, not looked at; empty if the server has none for this device."""
-        return self.transport.read("/assignment", assignments.MAX_SIZE, app=self._settings.app)
+    def ask(self, known: str = "") -> tuple[str, bytes]:
+        """The newest assignment, not looked at, with its tag; empty if there is none, or none but the one of this tag.
+
+        A tag is the SHA-256 of the document.
+        """
+        found = self.transport.read_unless(known, "/assignment", assignments.MAX_SIZE, app=self._settings.app)
+        tag = known if found is None else hashlib.sha256(found).hexdigest()
+        return tag, b"" if found is None or tag == known else found
 
     def pushed(self, document: bytes, last: int) -> Assignment:
         """The assignment in `document`; `last` is the highest sequence so far. Errors `trust.*`, `assignment.*`."""
@@ -72,6 +78,11 @@ class Centre:
             build_time=clock.BUILD_TIME,
             signed=clock.SignedTime.load(self._directory),
         )
+
+    def refresh(self) -> None:
+        """Brings the metadata up to date; errors `trust.*`."""
+        with self._alone():
+            self._updater.refresh()
 
     def facts(self, path: str) -> Facts:
         """What is signed about the manifest `path`; errors `trust.*`."""

@@ -28,16 +28,17 @@ from beamfleet_agent.worker.job import Job, release_of
 
 
 def poll(job: Job) -> dict[str, Any]:
-    """{"document": the assignment that the server has for this device, or ""}.
+    """{"document": the assignment that the server has for this device, or "", "tag": what to call it the next time}.
 
-    With a nonce, and verified at once, when the job says `prove` or the device does not know the time: then the time is
-    known afterwards.
+    A job that gives the tag of the last one as `known` is told of a newer one only. With a nonce, and verified at once,
+    when the job says `prove` or the device does not know the time: then the time is known afterwards.
     """
     centre = Centre(job, datetime.now(UTC))
     if not job.words.get("prove") and centre.knows_the_time:
-        return {"document": centre.ask().decode("utf-8", "replace")}
-    found = centre.pulled(int(job.words.get("sequence", 0)))
-    return {"document": found[0].decode() if found else ""}
+        tag, found = centre.ask(str(job.words.get("known", "")))
+        return {"document": found.decode("utf-8", "replace"), "tag": tag}
+    answer = centre.pulled(int(job.words.get("sequence", 0)))
+    return {"document": answer[0].decode() if answer else "", "tag": ""}
 
 
 def fetch(job: Job) -> dict[str, Any]:

@@ -21,6 +21,7 @@ CONNECT_S, READ_S = 10.0, 60.0
 GRACE_S, SLOWEST_BYTES_PER_S = 60.0, 1_000
 """After the first minute an answer has to come faster than this on average, or it is given up."""
 _PIECE = 1 << 16
+_NOT_MODIFIED = 304
 _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME, which the standard library has no name for."""
 _AGAIN = "the device tries again by itself"
@@ -42,6 +43,7 @@ class Transport:
         self._session.cert = certificate
         if floor is not None:
             self._session.mount("https://", _Undated(floor))
+        self._session.headers.clear()  # each costs a device on a metered line, every time
         self._session.headers.update({"Accept-Encoding": "identity", "User-Agent": "beamfleet-agent"})
 
     def stream(self, path: str, limit: int, **query: str) -> Iterator[bytes]:
@@ -56,6 +58,12 @@ class Transport:
     def read(self, path: str, limit: int, **query: str) -> bytes:
         """The whole of a small document; empty for 204. Errors as for `stream`."""
         return b"".join(self.stream(path, limit, **query))
+
+    def read_unless(self, tag: str, path: str, limit: int, **query: str) -> bytes | None:
+        """As `read`, but None for a document that still has this entity tag: then it does not travel again."""
+        headers = {"If-None-Match": f'"{tag}"'} if tag else {}
+        with self._send("GET", path, params=query or None, headers=headers) as response:
+            return None if response.status_code == _NOT_MODIFIED else b"".join(self._body(response, path, limit))
 
     def post(self, path: str, body: bytes, content_type: str, limit: int, auth: tuple[str, str]) -> bytes:
         """What the server answers to `body`; a refusal carries the server's own code and words."""
@@ -75,7 +83,8 @@ class Transport:
             raise AgentError("worker.network", f"TLS with {self._address} failed: {_cause(error)}", _AGAIN) from error
         except (requests.RequestException, OSError) as error:
             raise AgentError("worker.network", f"{self._address} cannot be reached: {_cause(error)}", _AGAIN) from error
-        if response.status_code in (200, 204):
+        asked = response.request.headers
+        if response.status_code in (200, 204) or (response.status_code == _NOT_MODIFIED and "If-None-Match" in asked):
             return response
         with response:
             raise self._refusal(response, path)
