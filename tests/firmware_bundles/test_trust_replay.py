@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from beamfleet_bundles import repository
-from beamfleet_bundles.clock import SignedTime, reference_time
+from beamfleet_bundles.clock import SignedTime
+from beamfleet_bundles.highwater import HighWater
 
 from tests.support.repository import NOW, PRODUCT, Repository, manifest, resign
 from tests.support.updater import PATH, contents, look, refusal, updater
@@ -167,6 +168,55 @@ def test_a_frozen_repository_is_noticed_when_its_timestamp_runs_out(repo: Reposi
     assert refusal(lambda: look(repo, store, NOW + timedelta(days=8))) == "trust.expired"
 
 
+# -- marks
+
+
+def test_a_torn_cache_is_mended_from_the_marks_before_anything_is_asked(repo: Repository, store: Path) -> None:
+    look(repo, store)
+    whole = contents(store)
+    (store / "timestamp.json").write_bytes(b"")
+    (store / "snapshot.json").unlink()
+    repo.requests.clear()
+    look(repo, store)
+    assert contents(store) == whole
+    assert repo.requests == ["2.root.json", "timestamp.json"]
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot"])
+def test_what_was_accepted_counts_even_if_the_cache_could_not_be_written(
+    repo: Repository, store: Path, role: str
+) -> None:
+    """The power goes between the mark and the cache; then somebody replays yesterday."""
+    look(repo, store)
+    yesterday = dict(repo.served)
+    publish_next_day(repo)
+    cached, name = store / f"{role}.json", repo.name(role)
+    content = repo.current[role]
+
+    def arriving() -> list[bytes]:
+        cached.unlink()
+        cached.mkdir()
+        return [content]
+
+    repo.served[name] = arriving
+    assert refusal(lambda: look(repo, store)) == "trust.storage"
+    cached.rmdir()
+    repo.served[name] = content
+    today, repo.served = repo.served, yesterday
+    assert refusal(lambda: look(repo, store)) == "trust.rollback"
+    repo.served = today
+    look(repo, store)
+
+
+def test_the_largest_documents_fit_into_the_marks(tmp_path: Path) -> None:
+    """Those of a thief, made of characters that would take most room."""
+    sizes = {"timestamp": 16_384, "snapshot": 512_000, "targets": 1 << 20}
+    for letters in ('"', "\\", "\n", "é", "\U0001f511"):
+        documents = {role: (letters * size).encode()[: size // 4 * 4] for role, size in sizes.items()}
+        HighWater(7, **documents).store(tmp_path)
+        assert HighWater.load(tmp_path) == HighWater(7, **documents)
+
+
 # -- roots
 
 
@@ -274,9 +324,3 @@ def test_a_clock_at_2040_refuses_all_changes_nothing_and_heals(repo: Repository,
     assert refusal(lambda: look(repo, store, datetime(2040, 1, 1, tzinfo=UTC))) == "trust.expired"
     assert contents(store) == before
     look(repo, store)
-
-
-def test_the_reference_time_is_the_latest_of_clock_build_and_signature() -> None:
-    assert reference_time(NOW) == NOW
-    assert reference_time(NOW, int(NOW.timestamp()) + 60) == NOW + timedelta(seconds=60)
-    assert reference_time(NOW, 1, int(NOW.timestamp()) + 60) == NOW + timedelta(seconds=60)
