@@ -15,6 +15,7 @@ from beamfleet_server.errors import ServerError
 from beamfleet_server.tls import PeerCertificateProtocol
 
 BACKLOG = 1024
+HANDSHAKE_S = 15.0
 GRACE_S = 5
 """How long requests may go on when the server stops."""
 KEEP_ALIVE_S = 30
@@ -97,8 +98,21 @@ class _Server(Server):
         self.answering = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """As uvicorn's own, with a deadline for the TLS handshake: whoever connects and says nothing would otherwise
+        hold a connection for a minute, before anything that counts connections sees it."""
+        await self.lifespan.startup()
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                self._protocol, sock=each, ssl=self.config.ssl, backlog=BACKLOG, ssl_handshake_timeout=HANDSHAKE_S
+            )
+            for each in sockets or ()
+        ]
+        self.started = True
         self.answering.set()
+
+    def _protocol(self) -> PeerCertificateProtocol:
+        return PeerCertificateProtocol(self.config, self.server_state, self.lifespan.state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

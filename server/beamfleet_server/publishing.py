@@ -27,6 +27,7 @@ from beamfleet_server.data import DataDirectory
 from beamfleet_server.errors import ServerError
 from beamfleet_server.keys import OnlineKeys
 from beamfleet_server.store import Store, bundles, metadata
+from beamfleet_server.store.acts import about
 from beamfleet_server.store.bundles import NewBundle, PublishedBundle
 from beamfleet_server.store.database import Change, Transaction
 from beamfleet_server.store.events import NewEvent, append
@@ -87,6 +88,8 @@ class Publisher:
         with _told_as_server(BUNDLE_CODES, upload):
             bundle = Bundle.open(upload)
             sha256 = hashlib.sha256(bundle.manifest_bytes).hexdigest()
+            manifest = bundle.manifest
+            about(f"{manifest.product}/{manifest.version}/{manifest.target}", f"manifest {sha256}")
             if held := self._held(bundle, sha256):
                 return Published(held, already=True)
             bundle.verify()

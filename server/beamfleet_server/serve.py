@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -120,6 +121,8 @@ class Process:
 
     async def _startup(self) -> None:
         program = find_program(self._settings.mosquitto)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one for each connection, and mosquitto inherits it
         self._data.open()
         self._shutdown.callback(self._data.close)
         authority = FleetAuthority.open(self._data.ca, wall_clock)

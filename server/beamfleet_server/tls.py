@@ -28,9 +28,9 @@ DRAIN_S = 60.0
 LARGEST_HEADERS = 32 << 10
 READ_SIZE = 256 << 10
 """What asyncio reads at once, at most: a piece may hold the beginning of a body behind the headers."""
-MOST_CONNECTIONS = 2000
+MOST_CONNECTIONS = 4000
 """Of one listener at once."""
-MOST_OF_ADDRESS = 1000
+MOST_OF_ADDRESS = 2000
 """Of one address: a whole site may stand behind one."""
 
 

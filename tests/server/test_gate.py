@@ -55,7 +55,7 @@ def flood(device: MqttDevice, count: int) -> None:
 
 
 def test_a_flooder_is_throttled_then_cut_then_taken_again_while_others_are_served(tmp_path: Path) -> None:
-    settings = {"ingest_rate": 2, "flood_patience_s": 2, "flood_deny_s": 6}
+    settings = {"ingest_rate": 2, "flood_patience_s": 2, "flood_deny_s": 12}
     with running_server(tmp_path / "server", **settings) as server:
         centre = open_centre(tmp_path, server)
         flooder, honest = centre.device("flooder"), centre.device("honest")
@@ -70,6 +70,10 @@ def test_a_flooder_is_throttled_then_cut_then_taken_again_while_others_are_serve
             "the denial",
             lambda: [item for item in server.get("/audit?newest=true")["items"] if item["action"] == "devices.deny"],
         )
+        identity = Identity("flooder", centre.work / "flooder.key", centre.work / "flooder.pem")
+        refusal = server.fetch(identity, "/assignment")
+        assert (refusal.status_code, refusal.json()["code"]) == (429, "request.rate")
+        assert 0 < int(refusal.headers["retry-after"]) <= 12
         assert (denied[0]["actor"], denied[0]["target"], denied[0]["outcome"]) == ("server", "flooder", "ok")
         honest.acknowledged(honest.report())  # others are served
         assert [each["kind"] for each in server.get("/events?device=flooder")["items"]].count("denied") == 1

@@ -102,6 +102,15 @@ def test_what_is_no_request_is_told_as_a_problem(centre: Centre, name: str) -> N
     assert b"request.malformed" in answer
 
 
+def test_whoever_connects_and_says_nothing_is_ended(centre: Centre) -> None:
+    with socket.create_connection(("127.0.0.1", centre.server.facts["ports"]["devices"]), timeout=60) as silent:
+        try:
+            ended = silent.recv(10)
+        except ConnectionError:
+            ended = b""
+    assert ended == b""
+
+
 def test_a_client_that_drips_its_headers_is_ended(centre: Centre) -> None:
     with connect(centre) as connection:
         connection.sendall(b"GET /api/v1/health HTTP/1.1\r\nHost: x\r\n")

@@ -98,7 +98,7 @@ def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str
             routers,
             streamed=[bundles.UPLOAD],
         ),
-        "devices": devices.application(store, parts.publisher, parts.keys, of_devices),
+        "devices": devices.application(store, parts.publisher, parts.keys, of_devices, parts.clock),
         "enrolment": enrolment.application(store, parts.authority, parts.clock, of_addresses),
     }
 

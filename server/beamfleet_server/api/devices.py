@@ -15,6 +15,7 @@ from beamfleet_server.api import problems
 from beamfleet_server.api.guard import Guard, stand
 from beamfleet_server.api.limits import BodyLimit
 from beamfleet_server.api.problems import TooManyError
+from beamfleet_server.clock import Clock
 from beamfleet_server.errors import ServerError
 from beamfleet_server.keys import OnlineKeys
 from beamfleet_server.publishing import Publisher
@@ -35,8 +36,9 @@ Nonce = Annotated[str | None, Query(pattern="^[0-9a-f]{32,64}$")]
 class Identified:
     """Admits devices; as a dependency of a route it gives the device's id. `rates`: how often one may ask."""
 
-    def __init__(self, store: Store, rates: Rates) -> None:
+    def __init__(self, store: Store, rates: Rates, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self._rates = rates
 
     def __call__(self, request: Request) -> str:
@@ -44,7 +46,8 @@ class Identified:
         return str(request.state.device)
 
     async def admit(self, _: str, request: Request, act: Act) -> None:
-        """The device whose certificate this connection has; errors `certificate.unknown`, `request.rate`."""
+        """The device whose certificate this connection has; errors `certificate.unknown`, `request.rate` (for who is
+        denied, too)."""
         peer = peer_of(request.scope)
         wait_s = self._rates.take(peer.serial) if peer else 0.0
         if wait_s:
@@ -54,14 +57,17 @@ class Identified:
             act.detail = f"serial {peer.serial}" if peer else ""
             raise ServerError("certificate.unknown", "this certificate is not, or no longer, one of the fleet's")
         act.actor = f"device:{device}"
+        denied_s = await asyncio.to_thread(self._store.gate.denied_until, device) - self._clock()
+        if denied_s > 0:
+            raise TooManyError(denied_s)
         request.state.device = device
 
 
-def application(store: Store, publisher: Publisher, keys: OnlineKeys, rates: Rates) -> FastAPI:
+def application(store: Store, publisher: Publisher, keys: OnlineKeys, rates: Rates, clock: Clock) -> FastAPI:
     """The ASGI application of the devices' listener."""
     app = FastAPI(title="beamfleet devices", openapi_url=None, docs_url=None, redoc_url=None)
     problems.install(app)
-    identified = Identified(store, rates)
+    identified = Identified(store, rates, clock)
     stand(app, Guard(identified.admit, store.audit))
     Device = Annotated[str, Depends(identified)]  # noqa: N806 (a type)
 

@@ -259,5 +259,5 @@ def _innermost(error: BaseException) -> str:
 
 
 def _passing(error: ServerError) -> bool:
-    """True for what goes away when a server has started again."""
-    return error.code in _SILENCE or (isinstance(error, RemoteError) and error.status in _UNAVAILABLE)
+    """True for what goes away when a server has started again, or in a moment."""
+    return error.code in _SILENCE or (isinstance(error, RemoteError) and error.status in {*_UNAVAILABLE, 429})

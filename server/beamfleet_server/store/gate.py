@@ -52,6 +52,11 @@ class Gatekeeping:
 
         return self._database.write(change)
 
+    def denied_until(self, device: str) -> int:
+        """Until when a device is denied (Unix seconds), 0 if it is not."""
+        query = select(denials.c.until).join_from(denials, devices).where(devices.c.name == device)
+        return self._database.read(lambda connection: connection.scalar(query)) or 0
+
     def lift(self, now: int) -> int:
         """End the denials whose time is over; how many."""
         return self._database.write(
