@@ -115,7 +115,7 @@ class FleetAuthority:
             signed = self._sign(wanted[0], key.public_key(), SERVER_DAYS, ExtendedKeyUsageOID.SERVER_AUTH, wanted)
             pair.certificate.unlink(missing_ok=True)
             durable.replace(pair.key, _key_pem(key), 0o600)
-            durable.replace(pair.certificate, _pem(signed) + self.pem)
+            durable.replace(pair.certificate, _pem(signed))
         return pair
 
     def client_pair(self, name: str) -> KeyPair:

@@ -13,11 +13,9 @@ from beamfleet_server.clock import Clock
 from beamfleet_server.delivery import Delivery
 from beamfleet_server.publishing import Publisher
 from beamfleet_server.store import Store
-from beamfleet_server.store.assignments import Sign
+from beamfleet_server.store.assignments import FRESH_S, Sign
 
 LOOK_S = 15.0
-FRESH_S = 15 * 86_400
-"""An assignment lives 30 days; one this old is signed again when its device shows up."""
 
 _log = structlog.get_logger(__name__)
 

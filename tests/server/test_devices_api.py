@@ -1,6 +1,7 @@
 """What devices fetch over HTTPS, by certificate."""
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,11 @@ def test_an_assignment_is_pulled_and_answers_the_nonce(centre: Centre, tmp_path:
     identity = Identity("pull-1", folder / "pull-1.key", folder / "pull-1.pem")
     plain = centre.server.fetch(identity, "/assignment?app=main")
     assert json.loads(plain.content)["signed"] == pushed
+    tag = {"If-None-Match": plain.headers["etag"]}
+    same = centre.server.fetch(identity, "/assignment?app=main", headers=tag)
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", plain.headers["etag"])
+    other = centre.server.fetch(identity, "/assignment?app=main", headers={"If-None-Match": '"x"'})
+    assert other.content == plain.content
     nonce = "ab" * 16
     answered = centre.server.fetch(identity, f"/assignment?app=main&nonce={nonce}")
     targets = parse_targets(centre.author.held("targets"), "targets").signed
@@ -107,3 +113,23 @@ def test_an_assignment_is_pulled_and_answers_the_nonce(centre: Centre, tmp_path:
         assignment.verify(plain.content, targets, nonce=nonce, **facts)
     assert centre.server.fetch(identity, "/assignment?app=other").status_code == 204
     device.close()
+
+
+def test_an_old_assignment_is_signed_again_for_a_device_that_only_asks_over_https(centre: Centre) -> None:
+    centre.author.publish(PRODUCT, "7.2.0")
+    device = centre.device("poll-1", labels={"bench": "poll"})
+    device.acknowledged(device.report())
+    centre.server.post("/rollouts", {"product": PRODUCT, "version": "7.2.0", "selector": "bench=poll"})
+    pushed = device.wait_for_offer()
+    device.close()
+    entries = len(centre.server.get("/audit?limit=1000")["items"])
+    database = sqlite3.connect(centre.server.data / "beamfleet.db", timeout=30)
+    mine = "device_id = (select id from devices where name = 'poll-1')"
+    database.execute(f"update assignments set created = created - 16 * 86400 where {mine}")  # noqa: S608 (a constant)
+    database.commit()
+    database.close()
+    identity = Identity("poll-1", centre.work / "poll-1.key", centre.work / "poll-1.pem")
+    renewed = json.loads(centre.server.fetch(identity, "/assignment").content)["signed"]
+    assert renewed["version"] > pushed["version"]
+    assert (renewed["beamfleet"]["attempt"], renewed["targets"]) == (pushed["beamfleet"]["attempt"], pushed["targets"])
+    assert len(centre.server.get("/audit?limit=1000")["items"]) == entries, "nobody did that"

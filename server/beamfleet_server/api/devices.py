@@ -5,6 +5,7 @@ The listener ends the handshake without a certificate of the fleet; here its ser
 """
 
 import asyncio
+import hashlib
 from pathlib import Path as FilePath
 from typing import Annotated
 
@@ -21,7 +22,8 @@ from beamfleet_server.keys import OnlineKeys
 from beamfleet_server.publishing import Publisher
 from beamfleet_server.rates import Rates
 from beamfleet_server.store import Store
-from beamfleet_server.store.acts import Act
+from beamfleet_server.store.acts import ACTING, Act
+from beamfleet_server.store.assignments import FRESH_S
 from beamfleet_server.tls import peer_of
 
 LARGEST_BODY = 1024
@@ -101,12 +103,29 @@ def application(store: Store, publisher: Publisher, keys: OnlineKeys, rates: Rat
         return _file(publisher.pack_path(manifest), bundle.pack_sha256, "application/octet-stream")
 
     @app.get("/assignment", tags=["device"])
-    def assignment(device: Device, app: App = "main", nonce: Nonce = None) -> Response:
-        """The newest assignment, or 204; with a nonce it is signed anew, to answer this very question."""
+    def assignment(
+        request: Request,
+        device: Device,
+        app: App = "main",
+        nonce: Nonce = None,
+    ) -> Response:
+        """The newest assignment, or 204; 304 if it is the one of the ETag. With a nonce it is signed anew, to answer
+        this very question; without one it is signed again before it gets too old for a device that only asks here."""
         told = store.assignments.find(device, app)
         if told is None:
             return Response(status_code=204, headers={"Cache-Control": NEVER})
-        return _json(told.body if nonce is None else keys.sign_assignment(told.wanted, nonce), NEVER)
+        if nonce is not None:
+            return _json(keys.sign_assignment(told.wanted, nonce), NEVER)
+        now = clock()
+        if told.created < now - FRESH_S:
+            ACTING.set(None)  # it is the server that signs again, not the device
+            store.assignments.renew([device], keys.sign_assignment, now)
+            told = store.assignments.find(device, app) or told
+        tag = f'"{hashlib.sha256(told.body).hexdigest()}"'
+        headers = {"Cache-Control": NEVER, "ETag": tag}
+        if tag in [each.strip() for each in request.headers.get("if-none-match", "").split(",")]:
+            return Response(status_code=304, headers=headers)
+        return Response(told.body, media_type="application/json", headers=headers)
 
     app.add_middleware(BodyLimit, limit=LARGEST_BODY)
     return app

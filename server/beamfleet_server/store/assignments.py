@@ -19,6 +19,8 @@ from beamfleet_server.store.tables import applications, assignments, bundles, de
 TOUCHED = "assignments"
 GIVEN = "assignments.publication"
 """The fact that holds the highest publication of those that were deleted."""
+FRESH_S = 15 * 86_400
+"""An assignment lives 30 days; one this old is signed again when its device shows up."""
 ABSURD = 2**52
 """A reported sequence that no server has given is not believed: it would leave no room for the next one."""
 
