@@ -34,7 +34,7 @@ def test_a_fork_bomb_goes_with_its_release(make: Make, told: Told, kind: str, bo
     user = BOMBER + 10 * (kind == "mix") + 20 * (bomb == "hops")
     device = make(kind, app_user=user, settings={"app_max_processes": PROCESSES})
     device.serve()
-    device.set(trial_deadline_s=60)
+    device.set(trial_deadline_s=TRIAL_S)
     light = f'spawn(fun() -> timer:sleep(500), os:cmd("touch bomb; {BOMBS[bomb]}") end).'
     device.give(NEW, "1.1.0", arguments=("-eval", light))
     starts, asked_ms = device.boot.state().starts, boot_clock_ms()
