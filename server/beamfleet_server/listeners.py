@@ -16,6 +16,8 @@ from beamfleet_server.tls import PeerCertificateProtocol
 
 BACKLOG = 1024
 HANDSHAKE_S = 15.0
+GOOD_BYE_S = 5.0
+"""How long the client's TLS good-bye is waited for; a connection whose other side is gone ends then."""
 GRACE_S = 5
 """How long requests may go on when the server stops."""
 KEEP_ALIVE_S = 30
@@ -104,7 +106,12 @@ class _Server(Server):
         loop = asyncio.get_running_loop()
         self.servers = [
             await loop.create_server(
-                self._protocol, sock=each, ssl=self.config.ssl, backlog=BACKLOG, ssl_handshake_timeout=HANDSHAKE_S
+                self._protocol,
+                sock=each,
+                ssl=self.config.ssl,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=GOOD_BYE_S,
             )
             for each in sockets or ()
         ]
