@@ -139,6 +139,7 @@ class Bench:
                 self._attempt += 1
                 self._device.boot.request(f"swap {new} {self._attempt}")
                 listener.hears(VERSIONS[new])
+            self._device.runs(new, after=0)
             if self._device.outcome(f"confirm {new} {self._attempt}") != "ok":
                 raise MeasureError(f"the launcher did not take the commit\n{self._device.console()}")
         finally:
