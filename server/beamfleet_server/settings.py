@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     approval_above: int = Field(
         default=0, ge=0, description="rollouts to more devices need a second operator's approval; 0: none does"
     )
-    oidc_issuer: str = Field(default="", pattern="^(https://.+)?$", description="OpenID provider for web log-ins")
+    oidc_issuer: str = Field(default="", pattern="^(https:/{2}.+)?$", description="OpenID provider for web log-ins")
     oidc_client_id: str = Field(default="", description="as what the provider knows this server")
     oidc_client_secret_file: Path | None = Field(default=None, description="where the provider's secret for it is")
     oidc_ca_file: Path | None = Field(default=None, description="the CA of the provider, if it is one of your own")
