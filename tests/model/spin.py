@@ -17,14 +17,14 @@ _TRUNCATED = ("max search depth too small", "out of memory", "memory exceeds", "
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the verifier said: `error` is "" when there is no violation; `unreached` are (line, text) of the model."""
+    """What the verifier said: `error` is "" when there is no violation; `unreached`: process, state and text."""
 
     states: int
     depth: int
     seconds: float
     error: str
     truncated: str
-    unreached: frozenset[tuple[int, str]]
+    unreached: frozenset[tuple[str, int, str]]
     output: str
 
 
@@ -54,14 +54,20 @@ def _read(output: str) -> Verdict:
     assert bool(error) == (found[2] != "0"), output
     took = re.search(r"elapsed time ([\d.e+-]+) seconds", output)
     truncated = "" if error else next((word for word in _TRUNCATED if word in output), "")
-    claimless = output.partition("unreached in claim")[0]
-    lines = re.findall(r"^\t\S*?launcher\.pml:(\d+), state \d+, \"(.*)\"$", claimless, re.MULTILINE)
+    parts = re.findall(
+        r"^unreached in (?:proctype )?(\S+)\n((?:\t.*\n)*)", output.partition("unreached in claim")[0], re.MULTILINE
+    )
+    lines = [
+        (process, int(state), f"line {number}: {text}")
+        for process, part in parts
+        for number, state, text in re.findall(r":(\d+), state (\d+), \"(.*)\"$", part, re.MULTILINE)
+    ]
     return Verdict(
         states=int(float(found[3])),
         depth=int(found[1]),
         seconds=float(took[1]) if took else 0.0,
         error=error[1] if error else "",
         truncated=truncated,
-        unreached=frozenset((int(number), text) for number, text in lines if text != "-end-"),
+        unreached=frozenset(line for line in lines if not line[2].endswith("-end-")),
         output=output,
     )

@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import beamfleet_agent
@@ -17,11 +18,15 @@ from tests.model.spin import Verdict, verify
 DEVICE = Path(beamfleet_agent.__file__).parent / "device"
 MODEL = (DEVICE / "model/launcher.pml").read_text()
 SAFETY = {
-    "two requests, one fault": {"FAULTS": 1, "ASKS": 2},
-    "one request, two faults": {"FAULTS": 2, "ASKS": 1},
-    "no hooks": {"FAULTS": 0, "ASKS": 2, "HOOKS": 0},
-    "only heart restarts the launcher": {"FAULTS": 1, "ASKS": 1, "RESPAWNED": 0},
+    "one request, one fault": {"FAULTS": 1, "ASKS": 1},
+    "no request, two faults": {"FAULTS": 2, "ASKS": 0},
+    "two requests, no fault": {"FAULTS": 0, "ASKS": 2},
+    "two requests, no fault, no hooks": {"FAULTS": 0, "ASKS": 2, "HOOKS": 0},
+    "one request, one fault, no hooks": {"FAULTS": 1, "ASKS": 1, "HOOKS": 0},
+    "one request, one fault, only heart restarts the launcher": {"FAULTS": 1, "ASKS": 1, "RESPAWNED": 0},
 }
+NEVER = ": counted = 0"
+"""Where stop_vm follows a revert there is no trial in which a count could fail."""
 LIVENESS_SIZES = {"FAULTS": 1, "ASKS": 1}
 PLANTED = {
     "a VM is there before its start is durable": ("start_vm_:\n  sync_state();\n", "start_vm_:\n", ""),
@@ -50,7 +55,7 @@ PLANTED = {
 }
 """By name: what to replace in the model, by what, and the property of infinite runs that finds it (or an assertion)."""
 PLANTED_SIZES = {"a count outlives the release that it counted": {"FAULTS": 0, "ASKS": 2, "HOOKS": 0}}
-ONLY_IN_THE_MODEL = {"copy", "durable", "either", "cut", "sync_state", "reap"}
+ONLY_IN_THE_MODEL = {"ask_to_end", "until_ended", "copy", "durable", "either", "cut", "sync_state", "reap"}
 
 suite = pytest.mark.suite(name="model")
 
@@ -61,30 +66,22 @@ def report(capsys: pytest.CaptureFixture[str], name: str, verdict: Verdict) -> N
         print(f"\n  {name}: {end}; {verdict.states} states, depth {verdict.depth}, {verdict.seconds:.0f} s", flush=True)
 
 
-@pytest.fixture(scope="module")
-def unreached() -> dict[str, frozenset[tuple[int, str]]]:
-    return {}
-
-
 @suite
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", SAFETY)
-def test_no_reachable_state_breaks_an_assertion(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, unreached: dict[str, frozenset[tuple[int, str]]]
+@pytest.mark.timeout(1800)
+def test_no_reachable_state_breaks_an_assertion_and_every_statement_is_reached(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verdict = verify(MODEL, tmp_path / "run", SAFETY[name])
-    report(capsys, name, verdict)
-    assert (verdict.error, verdict.truncated) == ("", ""), verdict.output
-    unreached[name] = verdict.unreached
+    def search(number: int, name: str) -> Verdict:
+        verdict = verify(MODEL, tmp_path / str(number), SAFETY[name])
+        report(capsys, name, verdict)
+        return verdict
 
-
-@suite
-def test_every_statement_of_the_model_is_reached_by_one_of_the_searches(
-    unreached: dict[str, frozenset[tuple[int, str]]],
-) -> None:
-    if set(unreached) != set(SAFETY):
-        pytest.skip("not all searches ran")
-    assert sorted(frozenset.intersection(*unreached.values())) == []
+    with ThreadPoolExecutor(2) as cores:
+        verdicts = list(cores.map(search, range(len(SAFETY)), SAFETY))
+    for verdict in verdicts:
+        assert (verdict.error, verdict.truncated) == ("", ""), verdict.output
+    never = frozenset.intersection(*(verdict.unreached for verdict in verdicts))
+    assert [text for _, _, text in sorted(never) if not text.endswith(NEVER)] == []
 
 
 @suite

@@ -29,8 +29,8 @@ mtype = { none, trial, committed, reverted, fallback }          /* phase */
 mtype = { swap, confirm, rollback, stop, start }                /* verbs of requests */
 mtype = { nothing, post_swap, commit_, revert_ }                /* due, point */
 mtype = { clean, this_boot, earlier_boot }                      /* boot_id */
-mtype = { gone, forked, noted, ours, running, ended }           /* stage of a VM: none, no vm.pid yet, vm.pid written, ... */
-mtype = { nobody, waits, told, killed }                         /* its keeper: none of ours, alive, ended with exit.N, without */
+mtype = { gone, forked, noted, ours, running, ended }   /* stage of a VM: no vm.pid yet, written, ... */
+mtype = { nobody, waits, told, killed }         /* its keeper: none of ours, alive, ended with exit.N, without */
 
 typedef Boot {
   byte slot, previous, attempt, boots, power_losses, starts, failed, failed_attempt, last_request;
@@ -49,7 +49,7 @@ byte data;                      /* the release whose hooks prepared data/ last *
 Vm vms[2];                      /* with started.N and exit.N: N is the index, which is used again only after its end */
 byte vm_pid = NO_VM;
 byte lock;                      /* launcher.lock: 0, or who holds it */
-mtype point;                    /* the hooks that run, for which release, what they said; and whether they are orphans */
+mtype point;                    /* the hooks that run, for which release, what they said, whether orphans */
 byte hook_to, hook_status;
 bit hook_orphan, doorbell, wanted;
 
@@ -158,12 +158,12 @@ inline request() {
 #define hook_ended (hook != nothing && point == nothing)
 #define asked_for (requests[1].seen || requests[2].seen || requests[3].seen)
 #define wants_vm (vm == NO_VM && !my.stopped && my.slot != NONE)
+#define hooks_next (my.due == revert_ || (my.due == post_swap && !dirty))
 #define can_start (wants_vm && current == my.slot)
 
-inline strangers() {            /* orphaned hooks; then every VM that can be seen: until no more is */
+inline strangers() {            /* every VM that can be seen: until no more is */
   atomic {
     may_end;
-    if :: point != nothing && hook_orphan -> point = nothing; hook_to = NONE; hook_orphan = 0 :: else fi;
     if :: up(0) || known(0) -> vms[0].stage = ended :: else fi;
     if :: up(1) || known(1) -> vms[1].stage = ended :: else fi
   }
@@ -182,37 +182,46 @@ inline count_start(next) {      /* in a trial what cannot be counted counts as r
   if :: dirty && my.phase == trial -> my.boots--; counted = 0 :: else -> counted = 1 fi
 }
 
-inline stop_vm() {
+inline ask_to_end() {           /* the first part of stop_vm: hooks and the VM, if there is one */
   atomic {
     may_end;
     vms[0].started = 0; vms[1].started = 0;
     if :: point != nothing -> point = nothing; hook_to = NONE; hook_status = 21; doorbell = 1 :: else fi
   };
   if
-  :: vm == NO_VM
-  :: vm != NO_VM ->
-    atomic {
+  :: atomic { vm == NO_VM -> skip }
+  :: atomic { vm != NO_VM ->
       may_end;
       if
       :: vms[vm].keeper == waits && vms[vm].stage != gone -> vms[vm].stage = ended
       :: vms[vm].keeper == waits && up(vm) -> vms[vm].keeper = killed     /* it took too long */
       :: vms[vm].keeper != waits
-      fi
-    };
-    if                          /* what can be done while it ends */
-    :: atomic { my.slot != NONE -> may_end; current = my.slot }
-    :: atomic { my.slot == NONE -> skip }
-    fi;
-    if
-    :: atomic { !my.stopped && !leaving && my.slot != NONE && free(1 - vm) && (my.due == nothing || my.due == commit_) ->
-        may_end; count_start(1 - vm) };
-      sync_state()
-    :: atomic { !(!my.stopped && !leaving && my.slot != NONE && free(1 - vm) &&
-        (my.due == nothing || my.due == commit_)) -> skip }
-    fi;
-    reap();
-    atomic { vm = NO_VM; doorbell = 1 }
+      :: vms[vm].keeper == waits && vms[vm].stage == gone
+      fi }
   fi
+}
+
+inline until_ended() {          /* the last part of stop_vm */
+  if
+  :: atomic { vm == NO_VM -> skip }
+  :: vm != NO_VM -> reap(); atomic { vm = NO_VM; doorbell = 1 }
+  fi
+}
+
+#define countable (vm != NO_VM && !my.stopped && my.slot != NONE && free(1 - vm) && starts_next)
+#define starts_next (my.due == nothing || my.due == commit_)
+
+inline stop_vm() {
+  ask_to_end();
+  if                            /* what can be done while it ends */
+  :: atomic { vm != NO_VM && my.slot != NONE -> may_end; current = my.slot }
+  :: atomic { vm == NO_VM || my.slot == NONE -> skip }
+  fi;
+  if
+  :: atomic { countable -> may_end; count_start(1 - vm) }; sync_state()
+  :: atomic { !countable -> skip }
+  fi;
+  until_ended()
 }
 
 proctype launcher(byte me) {
@@ -225,6 +234,10 @@ end_idle:
   atomic {
     wanted && (me == 1 || lock) -> wanted = 0;
     if :: lock == 0 -> lock = me :: else -> goto end_idle fi
+  };
+  atomic {                      /* strangers: an earlier launcher's hooks first */
+    may_end;
+    if :: point != nothing && hook_orphan -> point = nothing; hook_to = NONE; hook_orphan = 0 :: else fi
   };
   strangers();
   atomic {
@@ -312,11 +325,11 @@ act:
         may_end;
         assert(seen.slot == my.slot || dirty);          /* never ahead of the state */
         current = my.slot; goto loop
-      :: hook == nothing && ((my.due == commit_ && !wants_vm) || (can_start && (my.due == revert_ || (my.due == post_swap && !dirty)))) ->
+      :: hook == nothing && ((my.due == commit_ && !wants_vm) || (can_start && hooks_next)) ->
         may_end;                /* start_hooks */
         assert(point == nothing);
         hook = my.due; point = my.due; hook_to = my.slot
-      :: can_start && (hook == nothing -> my.due == nothing || my.due == commit_ : hook == commit_ && my.due == commit_) &&
+      :: can_start && (hook == nothing -> starts_next : hook == commit_ && my.due == commit_) &&
           (free(0) || free(1)) ->
         if :: counted -> goto counted_already :: else fi;
         may_end;                /* start_vm: its count is durable before it is there */
@@ -346,18 +359,18 @@ counted_already:
     :: counted ->
       unwritten = unwritten || dirty;
       assert((disk.slot == my.slot && disk.boots > 0) || unwritten);             /* counted */
-      assert((current == my.slot && (data == my.slot || !HOOKS)) || unwritten);               /* prepared by its hooks */
+      assert((current == my.slot && (data == my.slot || !HOOKS)) || unwritten); /* and prepared */
       assert(my.slot != bad || disk.phase == trial);
       vms[0].started = 0; vms[1].started = 0;
-      vm = my.starts; vms[vm].slot = my.slot; vms[vm].keeper = waits; vms[vm].stage = forked; vm_pid = NO_VM; counted = 0;
-      more_tries
+      vm = my.starts; vms[vm].slot = my.slot; vms[vm].keeper = waits; vms[vm].stage = forked; vm_pid = NO_VM;
+      counted = 0; more_tries
     fi;
     goto loop
   };
 settle:
   sync_state(); stop_vm(); goto loop;
 leave:
-  stop_vm();
+  ask_to_end(); until_ended();
   atomic { may_end; my.boot_id = clean; write_state() };
   sync_state();
 off:
@@ -431,7 +444,8 @@ end_agent:
       :: seen.stopped -> requests[number].verb = start
       fi;
       requests[number].disk = 0; requests[number].seen = 1 }
-  :: atomic { number != 0 -> requests[number].disk = requests[number].seen; number = 0; doorbell = 1 }   /* sync, ring */
+  /* sync, ring */
+  :: atomic { number != 0 -> requests[number].disk = requests[number].seen; number = 0; doorbell = 1 }
   od
 }
 
@@ -445,8 +459,9 @@ init {
     :: true                                     /* nothing was ever installed */
     :: seen.slot = A; seen.phase = committed; seen.attempt = 1
     :: bad == NONE -> seen.slot = A; seen.phase = committed; seen.attempt = 1; seen.previous = B
+    :: seen.slot = B; seen.phase = trial; seen.attempt = 1; seen.previous = A; seen.due = (HOOKS -> post_swap : nothing)
     fi;
-    durable(); current = seen.slot; data = seen.slot;
+    current = (seen.phase == trial -> A : seen.slot); data = current; kept = current; durable();
     run launcher(1); run launcher(2); run vm_and_heart(0); run vm_and_heart(1); run hooks(); run agent()
   }
 }
