@@ -33,7 +33,7 @@ BY_OPERATOR = {
 BY_DEVICE = {
     "unsigned": "trust.incomplete",
     "truncated": "bundle.truncated",
-    "altered": "slot.altered",
+    "altered": "slot.altered pack.frame",  # as the altered byte falls
     "exchanged": "trust.mismatch",
     "wrong-key": "trust.signature",
     "no-bundle": "bundle.not_a_bundle",
@@ -153,7 +153,7 @@ def test_an_unsigned_bundle_is_not_published_where_its_key_is_not(here: Fleet, f
 def test_a_bad_bundle_is_not_installed_from_a_file(here: Fleet, files: dict[str, Path], kind: str) -> None:
     device = here.devices["a"]
     before = on_device(device)
-    assert agent_refused(device, "install", str(files[kind])).code == BY_DEVICE[kind]
+    assert agent_refused(device, "install", str(files[kind])).code in BY_DEVICE[kind].split()
     assert on_device(device) == before
 
 

@@ -39,9 +39,9 @@ class Spy(threading.Thread):
 
     def run(self) -> None:
         while not self._stop_asked.wait(0.02):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
+            for entry in Path("/proc").iterdir():
                 try:
-                    self.seen.add(path.read_bytes())
+                    self.seen.add((entry / "cmdline").read_bytes())
                 except OSError:
                     continue
 
