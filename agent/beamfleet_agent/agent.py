@@ -1,6 +1,6 @@
 """The resident agent: one thread, one loop, a few wake-ups a minute. This docstring is the map of the device side.
 
-    server ── session.py ── uplink.py ──┐                      ┌── monitor.py ── beamfleet_link, probes
+    server ── session.py ── uplink.py ──┐                      ┌── monitor.py ── beamfleet_link, probes -> vitals.py
     worker ── child.py ─────────────────┤   Agent.apply(event) ├── control.py ── beamfleet-agent on the command line
     launcher ── boot.py (boot/state) ───┤          │           ┘
                 hooks.py (boot/hook.*) ─┘          │
@@ -11,8 +11,9 @@
 Who writes what: the launcher boot/ and current; the worker slots/, staging/, trust/, identity/; the agent journal and
 requests/. Every fact comes from its owner: what runs is read from boot/state, what is there from slots/; the journal
 only remembers what was meant. `loop.py` waits, `reports.py` keeps what the server has not acknowledged, `paths.py`
-knows where things lie, `settings.py` what the owner settled, `inventory.py` what this device is; `resident.py` is the
-life of the process, and `notify.py` tells systemd of it.
+knows where things lie, `settings.py` what the owner settled, `inventory.py` what this device is, `place.py` where it
+is, `host.py` how; `vitals.py` makes reports of samples, as `telemetry.py` wants them; `resident.py` is the life of the
+process, and `notify.py` tells systemd of it.
 """
 
 import os
@@ -21,22 +22,25 @@ import time
 from collections.abc import Callable
 from typing import Any, assert_never
 
-from beamfleet_agent import __version__, health, inventory, moves
+from beamfleet_agent import __version__, bearings, inventory, moves, place, telemetry
 from beamfleet_agent.boot import Boot, BootState
 from beamfleet_agent.child import Child
 from beamfleet_agent.errors import AgentError
-from beamfleet_agent.health import Host, Sample
+from beamfleet_agent.health import Sample
 from beamfleet_agent.hooks import Answer, Hooks
 from beamfleet_agent.journal import Journal, Ledger, release_from
+from beamfleet_agent.laps import Laps
 from beamfleet_agent.log import Log
 from beamfleet_agent.loop import Loop
 from beamfleet_agent.monitor import Monitor
 from beamfleet_agent.paths import Paths
 from beamfleet_agent.reports import Reports, clean, update_of
+from beamfleet_agent.restarts import Restarts
 from beamfleet_agent.settings import Settings
 from beamfleet_agent.update import lower_schema, step
-from beamfleet_agent.update_state import FINAL, PENDING, SWAPPED, Ground, State, known
+from beamfleet_agent.update_state import FINAL, PENDING, SWAPPED, State, known
 from beamfleet_agent.uplink import Uplink
+from beamfleet_agent.vitals import Vitals
 
 BOOT_POLL_S = 0.5
 JOURNAL_AGAIN_S = 10.0
@@ -58,39 +62,47 @@ class Agent:
         self._boot = Boot(paths.app_dir, paths.run_app)
         self.boot_state: BootState = self._boot.state()
         self._journal = Journal(paths.journal)
-        lost = Ledger(boot=int(time.time()) if os.path.exists(paths.cert) else 0)  # above what the server has seen
+        lost = Ledger(boot=int(time.time()) if os.path.exists(paths.pair) else 0)  # above what the server has seen
         state, ledger = self._journal.read() or (State(), lost)
         self.state = state._replace(salt=settings.device)
-        self._reports = Reports(ledger._replace(boot=ledger.boot + 1), self._send, heard=settings.server is not None)
-        self._inventory = inventory.take(paths.slots, settings.hardware)
+        rhythm = telemetry.rhythm(settings.profile, settings.health_interval_s)
+        heard = settings.server is not None
+        self._reports = Reports(ledger._replace(boot=ledger.boot + 1), self._send, rhythm, heard=heard)
+        self._vitals = Vitals(loop, paths.slots, self._reports, rhythm, heard=heard and not offline)
+        self._inventory = inventory.take(paths.slots, settings.hardware, settings.network)
+        self._bearings = bearings.load(paths)
         self._monitor = Monitor(
-            loop, paths, self._boot, settings.health_interval_s, settings.trial_s,
-            self._request, self._sampled, lambda *seen: self.apply(moves.Observed(*seen)), self._proven,
+            loop, paths, self._boot, rhythm.sample_s, settings.trial_s, self._restart, self._sampled,
+            lambda *seen: self.apply(moves.Observed(*seen)), lambda: self.apply(moves.Proven()), self._probed,
         )  # fmt: skip
         self._hooks = Hooks(loop, paths, self._request, self._hooked)
+        self._restarts = Restarts(loop, log, paths, self._reports, self._pass_on)
         self._uplink = None
         if settings.server is not None and not offline:
             self._uplink = Uplink(
-                loop, log, paths, settings, settings.server, self._reports,
-                lambda document: self.apply(moves.Assigned(document)), self._save_ledger, self._reachable,
+                loop, log, paths, settings, settings.server, self._reports, rhythm.keepalive_s,
+                lambda document: self.apply(moves.Assigned(document)), self._save_ledger, self._reachable, self._learn,
             )  # fmt: skip
         self._child: Child | None = None
         self._said: dict[str, Any] = {}
-        self._asked = 0
+        self._laps = Laps()
+        self._failure = ("", "")
+        """Code and words of the newest failure of a job, which is in the log."""
+        self._asked, self._hint = 0, ""
         self._postponed: list[moves.Event] = []
-        self._verdict = "unknown"
-        self._hint = ""
         self.progress: tuple[int, int] = (0, 0)
 
     def start(self) -> None:
         """Recover from what is really there, then go on."""
         self._loop.on_signal(signal.SIGIO, self._look)
         self._watch = self._boot.watch()
+        if self.busy:
+            self._log.follow(self.state.update.trace_id)
         self._log.info("agent started", version=__version__, boot=self._reports.ledger.boot, slot=self.boot_state.slot)
-        self._tell_restart()
+        self._restarts.look(self.boot_state)
         self._tell_hooks()
         slots = frozenset(name for name in os.listdir(self._paths.slots) if len(name) == 32)
-        self.apply(moves.Started(ground_of(self.boot_state), slots))
+        self.apply(moves.Started(self.boot_state.ground(), slots))
         if not self.state.job and os.path.isdir(self._paths.staging) and os.listdir(self._paths.staging):
             self._work({"job": "clean"})
         if self._uplink is not None:
@@ -128,6 +140,7 @@ class Agent:
         self.state = state
         if state.update.phase != "trial":
             self._monitor.unwatch()
+        self._follow()
         for action in actions:
             self._act(action)
         if self._owed and not self._loop.pending("agent.boot"):
@@ -144,18 +157,24 @@ class Agent:
         old, new = before.update, after.update
         if (old.phase, old.slot, old.reason, old.detail) == (new.phase, new.slot, new.reason, new.detail):
             return
+        self._laps.enter(new)
+        self._log.follow(new.trace_id)
         facts = {"product": new.product, "version": new.version, "slot": new.slot}
-        self._log.info("update", phase=new.phase, attempt=new.attempt, reason=new.reason, detail=new.detail, **facts)
-        if new.phase in FINAL and (old.phase, old.slot) != (new.phase, new.slot):
-            self._reports.event(
-                "update", new.reason, new.detail, new.slot,
-                phase=new.phase, product=new.product, version=new.version, attempt=new.attempt,
-            )  # fmt: skip
+        self._log.info("update", phase=new.phase, attempt=new.attempt, code=new.reason, detail=new.detail, **facts)
+        if new.phase in FINAL:
+            self._log.follow("")
+            if (old.phase, old.slot) != (new.phase, new.slot):
+                self._reports.event(
+                    "update", new.reason, new.detail, new.slot,
+                    phase=new.phase, product=new.product, version=new.version, attempt=new.attempt,
+                    **self._laps.of(new),
+                )  # fmt: skip
 
     def _act(self, action: moves.Action) -> None:
         match action:
             case moves.Check(document):
-                self._work({"job": "fetch", "document": document, "sequence": self.state.sequence})
+                order = {"sequence": self.state.sequence, "director": self.state.director}
+                self._work({"job": "fetch", "document": document, **order})
             case moves.Stage(path):
                 self._work({"job": "stage", "path": path})
             case moves.Verify(slot):
@@ -174,7 +193,8 @@ class Agent:
             case moves.Retry(after_s):
                 self._loop.after("agent.retry", after_s, lambda: self.apply(moves.RetryDue()))
             case moves.Tell(code, message):
-                self._log.error("refused", code=code, detail=message)
+                if (code, message) != self._failure:
+                    self._log.error("refused", code=code, detail=message)
                 self._reports.event("error", code, message)
                 self._save_ledger()
             case _:
@@ -194,7 +214,11 @@ class Agent:
             raise AgentError("update.no_previous", "there is no previous release to go back to", "install one")
         if self.state.update.phase == "swapping":
             raise AgentError("update.busy", "a swap is under way", "wait for its trial")
-        if not forced and self.state.update.phase != "trial" and (lower := lower_schema(self.state)):
+        if (
+            not forced
+            and self.state.update.phase != "trial"
+            and (lower := lower_schema(self.state, self.state.ground.previous))
+        ):
             hint = "it may not understand the data: see that it does, then `beamfleet-agent rollback --force`"
             raise AgentError("update.lower_schema", lower, hint)
         self.apply(moves.Rollback(forced))
@@ -228,10 +252,12 @@ class Agent:
             "agent": {"version": __version__, "pid": os.getpid(), "boot": self._reports.ledger.boot},
             "session": uplink is not None and uplink.up,
             "problem": uplink.problem if uplink else "",
-            "health": self._verdict,
+            "health": self._vitals.verdict,
+            "unwell": self._vitals.detail,
+            "profile": self._settings.profile,
             "product": release.product if release else "",
             "version": release.version if release else "",
-            **boot_status(boot),
+            **boot.shown(),
             "update": {**update_of(self.state.update), "slot": self.state.update.slot, "done": self.progress[0],
                        "total": self.progress[1], "hint": self._hint if self.state.update.phase == "failed" else ""},
         }  # fmt: skip
@@ -247,17 +273,32 @@ class Agent:
         else:
             self._log.info("request", line=line, number=self._asked)
 
+    def _follow(self) -> None:
+        self._monitor.follow(self.boot_state, known(self.state, self.boot_state.slot))
+
+    def _restart(self, line: str) -> None:
+        """A probe of the release failed: asked again, and later, as long as that lasts."""
+        self._log.warning("restart for a probe", line=line)
+        try:
+            self._boot.request(line)
+        except AgentError as error:
+            self._log.error("request not filed", code=error.code, detail=error.message)
+
     def _look(self) -> None:
         """boot/ has changed, or may have."""
         self._hooks.look()
+        self._monitor.look()
         self._tell_hooks()
         state = self._boot.state()
         if state == self.boot_state:
             return
         self.boot_state = state
+        self._follow()
         self._loop.after("monitor.sample", SAMPLE_SOON_S, self._monitor.start)
-        self._tell_restart()
-        self.apply(moves.BootChanged(ground_of(state)))
+        self._restarts.look(self.boot_state)
+        if self._monitor.lapsed:  # what we saw then is no evidence of how it ended
+            self.apply(moves.Observed("", ""))
+        self.apply(moves.BootChanged(state.ground()))
         if self._asked and state.last_request >= self._asked:
             answered, self._asked = state.last_request == self._asked, 0
             if answered and state.result.startswith("refused:"):
@@ -283,36 +324,36 @@ class Agent:
         if news := self._hooks.news():
             for point, answer in news:
                 self._reports.hook(point, answer)
-            self._save_ledger()
-            if self._uplink is not None:
-                self._uplink.flush()
+            self._pass_on()
 
-    def _tell_restart(self) -> None:
-        boot, ledger = self.boot_state, self._reports.ledger
-        if boot.starts > ledger.starts:
-            self._log.info("release started", starts=boot.starts, slot=boot.slot, cause=boot.cause, detail=boot.detail)
-            self._reports.event("restart", boot.cause, boot.detail, boot.slot, starts=boot.starts)
-            self._reports.ledger = self._reports.ledger._replace(starts=boot.starts)
+    def _pass_on(self) -> None:
+        """Events have come in that no move of the update brings to the journal and to the server."""
+        self._save_ledger()
+        if self._uplink is not None:
+            self._uplink.flush()
 
-    def _proven(self) -> None:
-        self.apply(moves.Proven())
+    def _probed(self) -> None:
+        """A probe has come to something else: a reason to report."""
+        self._loop.after("monitor.sample", 0, self._monitor.start)
 
     # --- the worker
 
     def _work(self, job: dict[str, Any]) -> None:
         self._cancel()
         self.progress, self._said = (0, 0), {}
-        words = {**job, "root": self._paths.root, "floor": self.state.floor}
+        words = {**job, "root": self._paths.root, "floors": dict(self.state.floors)}
         try:
             self._child = Child(self._loop, words, self._heard, lambda code: self._ended(job["job"], code))
         except OSError as error:
-            failed = moves.Failed("worker.spawn", f"the worker cannot be started: {error}", 1 << 30)
-            self._loop.soon(lambda: self.apply(failed))
+            why = f"the worker cannot be started: {error}"
+            self._loop.soon(lambda: self._failed(job["job"], "worker.spawn", why))
 
     def _heard(self, line: dict[str, Any]) -> None:
         match line:
-            case {"checked": {"sequence": int(sequence), "attempt": int(attempt), "release": release}}:
-                self.apply(moves.Checked(sequence, attempt, release_from(release) if release else None))
+            case {"checked": {"sequence": int(sequence), "attempt": int(attempt), "release": found, **more}}:
+                release = release_from(found) if found else None
+                signers, forced = str(more.get("director", "")), more.get("forced") is True
+                self.apply(moves.Checked(sequence, attempt, release, signers, forced, str(more.get("trace", ""))))
             case {"progress": {"done": int(done), "total": int(total)}}:
                 self.progress = (done, total)
                 self._reports.progress(self.state.update, done, total)
@@ -324,12 +365,11 @@ class Agent:
 
     def _ended(self, job: str, code: int) -> None:
         self._child = None
+        self._learn()
         match self._said:
-            case _ if job == "clean":
-                pass
             case {"error": {"code": str(error), "message": str(message), "patience": int(patience), **more}}:
                 self._hint = str(more.get("hint", ""))
-                self.apply(moves.Failed(error, message, patience))
+                self._failed(job, error, message, patience)
             case {"result": dict(result)} if job in ("fetch", "stage") and result:
                 self.apply(moves.Staged(release_from(result)))
             case {"result": dict(result)} if job == "verify":
@@ -337,7 +377,14 @@ class Agent:
             case {"result": _}:
                 pass
             case _:
-                self.apply(moves.Failed("worker.killed", f"the worker ended with {code}", 1 << 30))
+                self._failed(job, "worker.killed", f"the worker ended with {code}")
+
+    def _failed(self, job: str, code: str, message: str, patience: int = 1 << 30) -> None:
+        """The one line of the log about it; the worker itself is silent."""
+        self._failure = (code, message)
+        self._log.warning("job failed", job=job, code=code, detail=message)
+        if job != "clean":
+            self.apply(moves.Failed(code, message, patience))
 
     def _cancel(self) -> None:
         self._loop.cancel("agent.retry")
@@ -352,7 +399,7 @@ class Agent:
         return self._uplink is not None and self._uplink.send(kind, payload, expiry_s)
 
     def _report(self) -> None:
-        self._reports.state(self.boot_state, self.state, self._inventory)
+        self._reports.state(self.boot_state, self.state, self._inventory, self._bearings.versions)
         if self._uplink is not None:
             self._uplink.flush()
         self.on_change(self.status())
@@ -363,47 +410,41 @@ class Agent:
         except AgentError as error:  # sent again is better than not sent: the next event writes it
             self._log.error("journal not written", code=error.code, detail=error.message)
 
+    def _learn(self) -> None:
+        """A worker has ended: it may have looked at the metadata."""
+        found, before = bearings.load(self._paths), self._bearings
+        if found == before:
+            return
+        self._bearings = found
+        self._report()
+        if self._uplink is not None and (found.versions or {}).get("targets") != (before.versions or {}).get("targets"):
+            self._uplink.look_for_renewal()
+
+    def _look_around(self) -> None:
+        """The device may be in another zone, or on another network."""
+        here = place.look(self._settings.network)
+        if here != (self._inventory.timezone, self._inventory.network):
+            self._inventory = self._inventory._replace(timezone=here.timezone, network=here.network)
+            self._report()
+
     def _reachable(self) -> None:
+        self._look_around()
+        self._vitals.session_began()
+        self._loop.after("monitor.sample", SAMPLE_SOON_S, self._monitor.start)
         if self._loop.cancel("agent.retry"):
             self.apply(moves.RetryDue())
 
-    def _sampled(self, sample: Sample | None, host: Host) -> None:
+    def _sampled(self, sample: Sample | None) -> None:
         self.on_sample()
+        self._look_around()
         self._look()
-        boot = self.boot_state
-        if not boot.slot:
-            self._verdict = "unknown"
-        elif boot.stopped:
-            self._verdict = "stopped"
-        else:
-            unwell = health.finding(sample, boot.starts, known(self.state, boot.slot))
-            self._verdict = "failing" if unwell else "healthy"
-            if sample is None:
-                self._boot.ring()  # a launcher that missed the end of its VM looks again
-        self._reports.health(self._verdict, sample, host, boot.starts, 2 * self._settings.health_interval_s)
-        if self._uplink is not None:
-            self._uplink.tend()
-
-
-def ground_of(boot: BootState) -> Ground:
-    """What updates care about in boot/state."""
-    return Ground(
-        boot.slot, boot.previous, boot.phase, boot.attempt, boot.cause,
-        boot.failed_slot, boot.failed_attempt, boot.failed_cause, boot.detail,
-    )  # fmt: skip
-
-
-def boot_status(boot: BootState) -> dict[str, Any]:
-    """What boot/state says, as `status` shows it."""
-    return {
-        "slot": boot.slot,
-        "previous": boot.previous,
-        "phase": boot.phase,
-        "attempt": boot.attempt,
-        "stopped": boot.stopped,
-        "starts": boot.starts,
-        "cause": boot.cause,
-        "detail": boot.detail,
-        "failed": boot.failed,
-        "power_losses": boot.power_losses,
-    }
+        boot, uplink = self.boot_state, self._uplink
+        if sample is None and boot.slot and not boot.stopped:
+            self._boot.ring()  # a launcher that missed the end of its VM looks again
+        if not self._vitals.take(
+            sample, boot, known(self.state, boot.slot), self._monitor.unwell, self._monitor.probes,
+            self._inventory.network, started=self._boot.started(boot.starts), online=uplink is not None and uplink.up,
+        ):  # fmt: skip
+            self._loop.after("monitor.sample", SAMPLE_SOON_S, self._monitor.start)
+        if uplink is not None:
+            uplink.tend()

@@ -8,8 +8,11 @@ Nothing here polls: `watch` has the kernel signal a change of the directory.
 import fcntl
 import os
 import signal
+from typing import Any
 
+from beamfleet_agent import plain_file
 from beamfleet_agent.errors import AgentError
+from beamfleet_agent.update_state import Ground
 
 FIELDS = (
     "format", "slot", "previous", "phase", "attempt", "boots", "power_losses", "starts",
@@ -54,6 +57,8 @@ class BootState:
                 setattr(self, name, int(text) if text.isdecimal() else 0)
             elif name == "stopped":
                 self.stopped = text == "yes"
+            elif name == "detail" and ", " in text:  # a slogan: the release's own words
+                self.detail = _redacted(text)
             else:
                 setattr(self, name, text)
         if self.phase not in PHASES:
@@ -62,6 +67,18 @@ class BootState:
         attempt, _, cause = rest.partition(":")
         self.failed_slot, self.failed_cause = slot, cause
         self.failed_attempt = int(attempt) if attempt.isdecimal() else 0
+
+    def shown(self) -> dict[str, Any]:
+        """As `status` shows it."""
+        names = ("slot", "previous", "phase", "attempt", "stopped", "starts", "cause", "detail", "failed")
+        return {name: getattr(self, name) for name in (*names, "power_losses")}
+
+    def ground(self) -> Ground:
+        """What updates care about."""
+        return Ground(
+            self.slot, self.previous, self.phase, self.attempt, self.cause,
+            self.failed_slot, self.failed_attempt, self.failed_cause, self.detail,
+        )  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BootState) and all(getattr(self, f) == getattr(other, f) for f in FIELDS)
@@ -92,20 +109,50 @@ class Boot:
     def __init__(self, app_dir: str, run_dir: str) -> None:
         self._state = f"{app_dir}/boot/state"
         self._directory = f"{app_dir}/boot"
-        self._probe = f"{app_dir}/boot/probe"
         self._requests = f"{app_dir}/requests"
         self._run = run_dir
+        self._watched = False
+        self._answers: int | None = None
+        """Whether the caller takes SIGIO; the descriptor that tells of answers to `ask_probe`, once that was called."""
 
     def state(self) -> BootState:
         """What the launcher wrote last; phase `none` when it has not written anything yet."""
         return parse(_read(self._state))
 
-    def probe(self) -> tuple[str, int, int] | None:
-        """Slot, attempt and exit status of the newest command probe, or None."""
-        words = _read(self._probe).decode("ascii", "replace").split()
+    def ask_probe(self, kind: str, slot: str, attempt: int) -> None:
+        """Have the launcher run a command probe of what runs; `kind` "" is the gate of a trial. Raises OSError.
+
+        In memory only: such questions come again and again.
+        """
+        if self._watched and self._answers is None:
+            self._answers = self._notify(self._run)
+        name = f"probe.{kind}" if kind else "probe"
+        temporary = f"{self._run}/asks/.{name}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        try:
+            os.write(descriptor, f"{slot} {attempt} {kind}\n".encode("ascii"))
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, f"{self._run}/asks/{name}")
+        self.ring()
+
+    def probe_file(self, kind: str) -> tuple[int, int]:
+        """Which file the newest answer is: the launcher writes a new one for each."""
+        try:
+            found = os.lstat(self._answer(kind))
+        except OSError:
+            return 0, 0
+        return found.st_ino, found.st_mtime_ns
+
+    def probe(self, kind: str) -> tuple[str, int, int] | None:
+        """Slot, attempt and exit status of the newest command probe of this kind, or None."""
+        words = _read(self._answer(kind)).decode("ascii", "replace").split()
         if len(words) != 3 or not words[1].isdecimal() or not words[2].isdecimal():
             return None
         return words[0], int(words[1]), int(words[2])
+
+    def _answer(self, kind: str) -> str:
+        return f"{self._run}/probe.{kind}" if kind else f"{self._run}/probe"
 
     def started(self, starts: int) -> bool:
         """Whether VM start number `starts` has run its boot script to the end."""
@@ -158,10 +205,16 @@ class Boot:
     def watch(self) -> int | None:
         """Have the kernel send SIGIO at each change in `boot/`; the descriptor to keep open.
 
-        None when this kernel has no directory notification: then the caller looks at its own pace.
+        None when this kernel has no directory notification: then the caller looks at its own pace. From now on the
+        answers to `ask_probe` are told of in the same way.
         """
+        self._watched = True
+        return self._notify(self._directory)
+
+    @staticmethod
+    def _notify(directory: str) -> int | None:
         try:
-            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
@@ -173,9 +226,15 @@ class Boot:
         return descriptor
 
 
+def _redacted(text: str) -> str:
+    from beamfleet_agent.redaction import redact  # rarely needed, and large
+
+    return redact(text)
+
+
 def _read(path: str) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor, _ = plain_file.opened(path)
     except OSError:
         return b""
     try:

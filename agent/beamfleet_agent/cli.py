@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   beamfleet-agent install gateway.bundle         from a stick, without any server
   beamfleet-agent rollback                       back to the previous release, on trial
   beamfleet-agent diagnose -o json >facts.json   everything that helps to see why
+  beamfleet-agent diagnose --out gw-1.tar.zst    the same with logs and crash dump
 """
 
 
@@ -89,7 +90,11 @@ def parser() -> "argparse.ArgumentParser":
     back.add_argument("--force", action="store_true", help="even to a release with a lower data_schema")
     command("stop", "Stop the release; it stays stopped, over reboots as well.", "stop")
     command("start", "Start the release that was stopped.", "start")
-    command("diagnose", "Print everything that helps to see why.", "diagnose -o json >facts.json")
+    text = (
+        "Print everything that helps to see why, or with --out FILE keep it, with logs and crash dump, as an archive."
+    )
+    why = command("diagnose", text, "diagnose --out gw-1.tar.zst")
+    why.add_argument("--out", default="", metavar="FILE", help="a new file, readable by you alone: tar in zstd")
     command("setup", "Lay the device down; settings are JSON on standard input.", "setup --root DIR <settings.json")
     return whole
 
@@ -120,7 +125,7 @@ def do(asked: "argparse.Namespace") -> int:
         "rollback": lambda: commands.rollback(root, asked.force, as_json),
         "stop": lambda: commands.stop_or_start(root, "stop", as_json),
         "start": lambda: commands.stop_or_start(root, "start", as_json),
-        "diagnose": lambda: commands.diagnose(root, as_json),
+        "diagnose": lambda: commands.diagnose(root, asked.out and os.path.abspath(asked.out), as_json),
         "setup": lambda: commands.setup(root, sys.stdin),
     }
     return actions[asked.command]()

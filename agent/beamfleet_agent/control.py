@@ -89,7 +89,7 @@ class Control:
             said = json.loads(question)
             done = self._do(str(said["do"]), str(said.get("path", "")), said.get("force") is True)
         except AgentError as error:
-            self._log.info("control", refused=error.code)
+            self._log.info("control", code=error.code, detail=error.message)
             self._finish(connection, {"error": {"code": error.code, "message": error.message, "hint": error.hint}})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             told = {"code": "agent.question", "message": "the question is not understood", "hint": ""}

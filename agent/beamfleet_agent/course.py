@@ -10,7 +10,7 @@ proceed       an update has ended: an assignment may have come in meanwhile
 from zlib import crc32
 
 from beamfleet_agent.moves import Action, Cancel, Check, Hook, Hooked, Proceed, Request, Retry, Stage, Verify, Watch
-from beamfleet_agent.update_state import PENDING, SWAPPED, State, Update, known, runs, spend
+from beamfleet_agent.update_state import PENDING, SWAPPED, State, Update, committed, known, runs, spend
 
 RETRY_FIRST_S, RETRY_CAP_S = 1.0, 600.0
 LATER = 21
@@ -69,7 +69,7 @@ def call_hooks(state: State, point: str) -> Outcome:
 def called(state: State, answer: Hooked) -> Outcome:
     """The hooks that we waited for have ended."""
     update, before_download = state.update, answer.point == "pre-download"
-    if answer.status == 0:
+    if answer.status == 0 or (answer.status == LATER and update.origin == "assignment" and update.forced):
         state = state._replace(job="", update=update._replace(put_off=0, reason="", detail=""))
         if not before_download:
             return swap(state)
@@ -109,7 +109,7 @@ def swap(state: State) -> Outcome:
     """Ask the launcher, if the world is still as it was when the ground was re-hashed."""
     update = state.update
     if runs(state, update.slot):  # a fallback brought it back meanwhile
-        return proceed(state._replace(update=update._replace(phase="committed")))
+        return proceed(committed(state))
     if state.sound != ground_of(state):
         return check_ground(state)
     return state._replace(update=update._replace(phase="swapping")), (swap_request(update),)

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from beamfleet_agent import client, settings
-from beamfleet_agent.agent import Agent, boot_status
+from beamfleet_agent import client, diagnosis, settings
+from beamfleet_agent.agent import Agent
 from beamfleet_agent.boot import Boot
 from beamfleet_agent.claim import become_owner
 from beamfleet_agent.errors import AgentError
@@ -22,7 +22,6 @@ from beamfleet_agent.reports import update_of
 from beamfleet_agent.update_state import known
 
 LAUNCHER_S = 15.0
-LOG_TAIL = 4096
 
 Status = dict[str, Any]
 
@@ -31,6 +30,7 @@ def status(root: str, as_json: bool) -> int:
     """What runs, and what is under way."""
     paths = _paths(root)
     found = client.ask(paths, {"do": "status"}, _silent) or _files(paths)
+    found["fingerprint"] = diagnosis.fingerprint(paths)
     print(json.dumps(found) if as_json else _text(found))
     return 0
 
@@ -93,27 +93,23 @@ def enrol(root: str, as_json: bool) -> int:
     return 0
 
 
-def diagnose(root: str, as_json: bool) -> int:
-    """Everything that helps to see why: facts, files, logs. No secrets."""
-    from beamfleet_agent import inventory
-
+def diagnose(root: str, out: str, as_json: bool) -> int:
+    """Everything that helps to see why: facts on standard output, or with `out` all files as an archive there."""
     paths = _paths(root)
-    settled = settings.load(paths.settings)
-    facts = {
-        "status": client.ask(paths, {"do": "status"}, _silent) or _files(paths),
-        "inventory": inventory.take(paths.slots, settled.hardware)._asdict(),
-        "settings": settled._replace(server=None)._asdict() | {"server": settled.server and settled.server._asdict()},
-        "launcher": _listens(paths.doorbell),
-        "slots": sorted(os.listdir(paths.slots)),
-        "staging": sorted(os.listdir(paths.staging)) if os.access(paths.staging, os.R_OK) else [],
-        "requests": sorted(os.listdir(paths.requests)) if os.access(paths.requests, os.R_OK) else [],
-        "journal": Journal(paths.journal).read() is not None,
-        "certificate": _certificate(paths.cert),
-        "token": os.path.exists(paths.token),
-        "boot_state": _tail(f"{paths.boot}/state"),
-        "vm_log": _tail(f"{paths.run_app}/vm.log"),
-    }
-    print(json.dumps(facts) if as_json else _sections(facts))
+    found = client.ask(paths, {"do": "status"}, _silent) or _files(paths)
+    if not out:
+        facts = diagnosis.facts(paths, found)
+        print(json.dumps(facts) if as_json else _sections(facts))
+        return 0
+    data = diagnosis.archive(paths, found)
+    try:
+        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise AgentError("agent.io", f"{out} is there already", "name another file") from None
+    with open(descriptor, "wb") as file:
+        file.write(data)
+    told = f"{out}: {len(data)} bytes, with what the release had in its memory; not sealed, so keep it to yourself"
+    print(json.dumps({"archive": out, "bytes": len(data)}) if as_json else told)
     return 0
 
 
@@ -216,15 +212,18 @@ def _files(paths: Paths) -> Status:
     state = remembered[0] if remembered else None
     release = known(state, boot.slot) if state else None
     update = {**update_of(state.update), "slot": state.update.slot} if state else None
+    settled = settings.load(paths.settings)
     return {
-        "device": settings.load(paths.settings).device,
+        "device": settled.device,
         "agent": None,
         "session": False,
         "problem": "no agent runs",
         "health": "unknown",
+        "unwell": "",
+        "profile": settled.profile,
         "product": release.product if release else "",
         "version": release.version if release else "",
-        **boot_status(boot),
+        **boot.shown(),
         "update": update,
     }
 
@@ -237,9 +236,11 @@ def _text(found: Status) -> str:
         "agent": f"{agent['version']}, process {agent['pid']}" if agent else "not running",
         "server": "connected" if found["session"] else found["problem"] or "not connected",
         "release": f"{release} ({found['phase']}{', stopped' if found['stopped'] else ''})",
+        "key": found["fingerprint"] or "-",
         "slot": found["slot"] or "-",
         "previous": found["previous"] or "-",
-        "health": found["health"],
+        "health": f"{found['health']}{': ' if found['unwell'] else ''}{found['unwell']}",
+        "profile": found["profile"],
         "starts": f"{found['starts']}, the last one: {found['cause'] or '-'} {found['detail']}".rstrip(),
         "failed": found["failed"] or "-",
     }
@@ -254,35 +255,6 @@ def _sections(facts: dict[str, Any]) -> str:
         f"== {name}\n{value if isinstance(value, str) else json.dumps(value, indent=2)}"
         for name, value in facts.items()
     )
-
-
-def _listens(doorbell: str) -> bool:
-    try:
-        os.close(os.open(doorbell, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError:
-        return False
-    return True
-
-
-def _certificate(path: str) -> dict[str, Any] | None:
-    from pathlib import Path
-
-    from beamfleet_bundles import pki
-
-    try:
-        facts = pki.read_certificate(pki.load_certificate(Path(path).read_bytes()))
-    except OSError:
-        return None
-    return {"name": facts.name, "serial": facts.serial, "not_before": facts.not_before, "not_after": facts.not_after}
-
-
-def _tail(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
-            return file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def _silent(_status: Status) -> None:

@@ -5,7 +5,19 @@ The launcher's word beats everything that was believed before; nothing here clai
 
 from beamfleet_agent.course import Outcome, proceed, retry_after, watch
 from beamfleet_agent.moves import Action, Cancel, Retry
-from beamfleet_agent.update_state import MAX_SPENT, PENDING, SWAPPED, State, Update, known, named, runs, spend
+from beamfleet_agent.update_state import (
+    MAX_SPENT,
+    PENDING,
+    SWAPPED,
+    State,
+    Update,
+    commit_floor,
+    committed,
+    known,
+    named,
+    runs,
+    spend,
+)  # fmt: skip
 
 NO_EVIDENCE = {
     "unconfirmed": "nobody confirmed the trial in time",
@@ -38,8 +50,9 @@ def follow(state: State) -> Outcome:
         return state, ()
     if (ground.phase == "committed" and ours) or (update.phase == "swapping" and runs(state, update.slot)):
         release = known(state, update.slot)
-        floor = max(state.floor, release.floor if release else 0)
-        return proceed(state._replace(update=update._replace(phase="committed", reason="", detail=""), floor=floor))
+        if release is not None:
+            state = commit_floor(state, release)
+        return proceed(committed(state))
     if failed:
         return proceed(_reverted(state, ground.failed_cause))
     if update.phase == "trial":  # its end was not recorded: boot/state was damaged and re-made

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from beamfleet_agent import plain_file
 from beamfleet_agent.loop import Loop
 from beamfleet_agent.paths import Paths
 
@@ -121,16 +122,7 @@ class Hooks:
 
 def read(boot: str, point: str) -> Answer | None:
     """The answer in boot/hook.POINT; None if there is none, or it is not one."""
-    try:
-        descriptor = os.open(f"{boot}/hook.{point}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        data = os.read(descriptor, 512 + MAX_OUTPUT)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
+    data = plain_file.head(f"{boot}/hook.{point}", 512 + MAX_OUTPUT)
     first, _, output = data.partition(b"\n")
     words = first.decode("utf-8", "replace").split(maxsplit=3)
     if len(words) < 3 or (words[0] != "-" and (len(words[0]) != 32 or not _ID.issuperset(words[0]))):

@@ -1,6 +1,6 @@
 """Owns one bounded question to something on this machine: connect, send, read until enough is there, all in the loop.
 
-For beamfleet_link's Unix socket and for the HTTP probe on 127.0.0.1. Asks once; who wants to know again asks again.
+For beamfleet_link's Unix socket and for probes on 127.0.0.1. Asks once; who wants to know again asks again.
 """
 
 import errno
@@ -16,6 +16,7 @@ MAX_ANSWER = 65_536
 class Inquiry:
     """Asks `address` and calls `on_answer` once: with the bytes, or with what went wrong.
 
+    question: None wants to know only whether somebody takes the connection.
     enough: whether the bytes so far are an answer; the end of the stream ends it as well.
     """
 
@@ -24,7 +25,7 @@ class Inquiry:
         loop: Loop,
         family: socket.AddressFamily,
         address: str | tuple[str, int],
-        question: bytes,
+        question: bytes | None,
         enough: Callable[[bytes], bool],
         timeout_s: float,
         on_answer: Callable[[bytes, str], None],
@@ -39,12 +40,16 @@ class Inquiry:
         except OSError as error:
             failure = error.errno or errno.EINVAL
         if failure in (0, errno.EINPROGRESS):
-            loop.watch(self._socket.fileno(), WRITE if question else READ, self._ready)
+            loop.watch(self._socket.fileno(), READ if question == b"" else WRITE, self._ready)
         else:
             loop.soon(lambda: self._end(os.strerror(failure)))
 
     def _ready(self, _events: int) -> None:
         try:
+            if self._question is None:
+                failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                self._end(os.strerror(failure) if failure else "")
+                return
             if self._question:
                 self._question = self._question[self._socket.send(self._question) :]
                 if not self._question:

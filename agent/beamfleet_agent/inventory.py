@@ -7,7 +7,7 @@ import os
 import sys
 from typing import NamedTuple
 
-from beamfleet_agent import __version__
+from beamfleet_agent import __version__, place
 from beamfleet_agent.filesystem import mount_of
 
 ARCHES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -30,14 +30,17 @@ class Inventory(NamedTuple):
     free_bytes: int
     cpus: int
     memory_bytes: int
+    timezone: str = ""
+    network: str = "unknown"
 
 
-def take(slots: str, hardware: str = "") -> Inventory:
-    """The inventory of this device; `slots` is the directory whose filesystem counts."""
+def take(slots: str, hardware: str = "", network: str = "") -> Inventory:
+    """The inventory of this device; `slots` is the directory whose filesystem counts, `network` the owner's word."""
     system = os.uname()
     libc, libc_version = c_library()
     mount = mount_of(slots)
     disk = os.statvfs(slots)
+    here = place.look(network)
     return Inventory(
         agent=__version__,
         arch=architecture(),
@@ -53,6 +56,8 @@ def take(slots: str, hardware: str = "") -> Inventory:
         free_bytes=disk.f_bavail * disk.f_frsize,
         cpus=len(os.sched_getaffinity(0)),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        timezone=here.timezone,
+        network=here.network,
     )
 
 

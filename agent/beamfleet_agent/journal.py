@@ -16,6 +16,7 @@ from zlib import crc32
 from beamfleet_bundles import durable
 
 from beamfleet_agent.errors import AgentError
+from beamfleet_agent.probes import Probe
 from beamfleet_agent.update_state import PHASES, Release, State, Update
 
 VERSION = 1
@@ -81,8 +82,11 @@ def encode(state: State, ledger: Ledger) -> bytes:
         "accepted": state.accepted,
         "sequence": state.sequence,
         "spent": [list(pair) for pair in state.spent],
-        "releases": [release._asdict() for release in state.releases],
-        "floor": state.floor,
+        "releases": [release_to(release) for release in state.releases],
+        "director": state.director,
+        "floor": max((floor for _, floor in state.floors), default=0),  # one for all: what an older agent reads
+        "floors": dict(state.floors),
+        "done": list(state.done),
         **ledger._asdict(),
     }
     inner = _dump(content)
@@ -101,9 +105,11 @@ def decode(data: bytes) -> tuple[State, Ledger] | None:
             offered=str(content.get("offered", "")),
             accepted=str(content.get("accepted", "")),
             sequence=int(content.get("sequence", 0)),
-            spent=tuple((str(slot), int(attempt)) for slot, attempt in content.get("spent", ())),
+            spent=tuple(_pair(item) for item in content.get("spent", ())),
             releases=tuple(release_from(item) for item in content.get("releases", ())),
-            floor=int(content.get("floor", 0)),
+            floors=_floors(content),
+            director=str(content.get("director", "")),
+            done=_pair(content.get("done", ("", 0))),
         )
         ledger = Ledger(
             boot=int(content.get("boot", 0)),
@@ -120,12 +126,35 @@ def decode(data: bytes) -> tuple[State, Ledger] | None:
 def release_from(item: dict[str, Any]) -> Release:
     """The facts of a release as the journal and the worker spell them; unknown keys are ignored."""
     values = {key: item[key] for key in Release._fields if key in item}
-    return Release(**{**values, "permanent": tuple(str(name) for name in values.get("permanent", ()))})
+    permanent = tuple(str(name) for name in values.get("permanent", ()))
+    probes = tuple(
+        Probe(**{key: probe[key] for key in Probe._fields if key in probe}) for probe in values.get("probes", ())
+    )
+    return Release(**{**values, "permanent": permanent, "probes": probes})
+
+
+def release_to(release: Release) -> dict[str, Any]:
+    """The same, to be spelled."""
+    return {**release._asdict(), "probes": [probe._asdict() for probe in release.probes]}
 
 
 def _update(item: dict[str, Any]) -> Update:
     update = Update(**{key: item[key] for key in Update._fields if key in item})
     return update if update.phase in PHASES else Update()
+
+
+def _pair(item: Any) -> tuple[str, int]:
+    slot, attempt = item
+    return str(slot), int(attempt)
+
+
+def _floors(content: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+    """By product; the one floor of an older agent holds for every product that it knew."""
+    floors = content.get("floors")
+    if floors is None:
+        known = [*content.get("releases", ()), content.get("update", {})]
+        floors = {item["product"]: content["floor"] for item in known if item.get("product") and content.get("floor")}
+    return tuple(sorted((str(product), int(floor)) for product, floor in floors.items()))
 
 
 def _dump(value: Any) -> str:

@@ -15,6 +15,12 @@ class Log:
         self._descriptor = descriptor
         self._facts = facts
 
+    def follow(self, trace_id: str) -> None:
+        """Say in every line from now on that it belongs to this trace; empty: to none."""
+        self._facts.pop("trace_id", None)
+        if trace_id:
+            self._facts["trace_id"] = trace_id
+
     def info(self, event: str, **facts: object) -> None:
         """Something that an operator wants to follow."""
         self._write("info", event, facts)

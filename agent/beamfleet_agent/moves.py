@@ -27,6 +27,12 @@ class Checked(NamedTuple):
     sequence: int
     attempt: int
     release: Release | None
+    director: str = ""
+    """Ids of the keys that may sign assignments now, apart by spaces."""
+    forced: bool = False
+    """Hooks may not put it off, and it may have a lower data_schema than what runs."""
+    trace: str = ""
+    """The `traceparent` of the assignment, if the server traces."""
 
 
 class Hooked(NamedTuple):

@@ -9,9 +9,10 @@ class Paths:
     """The files and directories of one application below `root`; all absolute if `root` is "" or absolute."""
 
     __slots__ = (
-        "agent_pid", "agent_sock", "app_dir", "app_env", "boot", "ca", "cert", "current", "data", "doorbell", "dump",
-        "etc", "identity", "journal", "key", "launcher_conf", "lib", "link_sock", "lock", "requests", "root", "run",
-        "run_app", "settings", "slots", "staging", "token", "trust", "trust_root", "var",
+        "agent_pid", "agent_sock", "app_dir", "app_env", "authorities", "bearings", "boot", "ca", "cert", "current",
+        "data", "doorbell", "dump", "etc", "identity", "journal", "key", "launcher_conf", "lib", "link_sock", "lock",
+        "next_key", "next_pair", "pair", "requests", "root", "run", "run_app", "settings", "slots", "staging", "token",
+        "tried", "trust", "trust_root", "var",
     )  # fmt: skip
 
     def __init__(self, root: str = "", app: str = "main") -> None:
@@ -28,7 +29,13 @@ class Paths:
         self.journal = f"{self.var}/journal"
         self.lock = f"{self.var}/agent.lock"
         self.trust = f"{self.var}/trust"
+        self.authorities = f"{self.trust}/authorities.pem"
+        self.bearings = f"{self.trust}/bearings"
         self.identity = f"{self.var}/identity"
+        self.pair = f"{self.identity}/pair.pem"
+        self.next_pair = f"{self.identity}/next.pem"
+        self.next_key = f"{self.identity}/next.key"
+        self.tried = f"{self.identity}/tried"
         self.key = f"{self.identity}/key.pem"
         self.cert = f"{self.identity}/cert.pem"
         self.token = f"{self.identity}/token"

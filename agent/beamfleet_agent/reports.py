@@ -12,20 +12,23 @@ from typing import Any
 
 from beamfleet_agent import __version__
 from beamfleet_agent.boot import BootState
-from beamfleet_agent.health import Host, Sample
 from beamfleet_agent.hooks import Answer
 from beamfleet_agent.inventory import Inventory
 from beamfleet_agent.journal import Ledger
+from beamfleet_agent.telemetry import Rhythm
 from beamfleet_agent.update_state import State, Update, known
 
 OUTBOX = 64
+WITH_EVIDENCE = 8
+"""So many of the newest events keep their evidence: the journal is written anew with each of them."""
 RESEND_FIRST_S, RESEND_CAP_S = 5.0, 600.0
 CAUSES = frozenset({
     "", "update", "rollback", "revert", "fallback", "operator", "crash", "hang", "oom", "power", "exit", "killed",
     "probe", "deadline", "unconfirmed", "hook", "uncounted",
 })  # fmt: skip
+UNCHECKED: dict[str, Any] = {"root": 0, "timestamp": 0, "snapshot": 0, "targets": 0, "products": {}}
+_HEX = frozenset("0123456789abcdef")
 _WORD = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._:+-")
-_NAME = frozenset("0123456789abcdefghijklmnopqrstuvwxyz_")
 
 Send = Callable[[str, bytes, int | None], bool]
 """(kind, payload, seconds after which it is of no use or None) -> whether there was a session to take it."""
@@ -34,12 +37,14 @@ Send = Callable[[str, bytes, int | None], bool]
 class Reports:
     """The device's voice in this boot of the agent. `ledger` is what the journal must remember of it.
 
-    heard: whether there is a server at all; without one nothing is kept for it.
+    rhythm: how often the device promises to speak. heard: whether there is a server at all; without one nothing is
+    kept for it.
     """
 
-    def __init__(self, ledger: Ledger, send: Send, *, heard: bool) -> None:
+    def __init__(self, ledger: Ledger, send: Send, rhythm: Rhythm, *, heard: bool) -> None:
         self.ledger = ledger
-        self._send, self._heard = send, heard
+        self._send, self._rhythm, self._heard = send, rhythm, heard
+        self._machine = machine()
         self._seq = 0
         self._state: dict[str, Any] | None = None
         self._state_known = False
@@ -48,11 +53,20 @@ class Reports:
 
     # --- what must arrive
 
-    def event(self, kind: str, cause: str = "", detail: str = "", slot: str = "", **data: str | int) -> None:
-        """Put an event into the outbox; it goes out with the next `flush`."""
+    def event(
+        self,
+        kind: str,
+        cause: str = "",
+        detail: str = "",
+        slot: str = "",
+        evidence: dict[str, Any] | None = None,
+        /,
+        **data: str | int,
+    ) -> None:
+        """Put an event into the outbox; it goes out with the next `flush`. evidence: as the message has it, clean."""
         if not self._heard:
             return
-        entry = {
+        entry: dict[str, Any] = {
             **self._number(),
             "kind": kind,
             "cause": word(cause),
@@ -60,10 +74,11 @@ class Reports:
             "slot": slot,
             "data": {key: value if isinstance(value, int) else clean(value, 256) for key, value in data.items()},
         }
+        if evidence is not None:
+            entry["evidence"] = evidence
         kept = (*self.ledger.outbox, entry)
-        self.ledger = self.ledger._replace(
-            outbox=kept[-OUTBOX:], dropped=self.ledger.dropped + max(0, len(kept) - OUTBOX)
-        )
+        dropped = self.ledger.dropped + max(0, len(kept) - OUTBOX)
+        self.ledger = self.ledger._replace(outbox=_lightened(kept[-OUTBOX:]), dropped=dropped)
 
     def hook(self, point: str, answer: Answer) -> None:
         """What the hooks of a point came to, unless that was the last that was reported of it."""
@@ -78,8 +93,13 @@ class Reports:
             point=point, attempt=answer.attempt, status=answer.status, script=answer.name,
         )  # fmt: skip
 
-    def state(self, boot: BootState, state: State, inventory: Inventory) -> None:
-        """The newest state; it takes the place of an older one and goes out with the next `flush`."""
+    def state(
+        self, boot: BootState, state: State, inventory: Inventory, metadata: dict[str, Any] | None = None
+    ) -> None:
+        """The newest state; it takes the place of an older one and goes out with the next `flush`.
+
+        metadata: the versions that the device keeps, as `bearings` has them; None before the first check.
+        """
         release = known(state, boot.slot)
         content = {
             "slot": boot.slot,
@@ -100,6 +120,7 @@ class Reports:
                 key: clean(value, 64 if key not in ("kernel", "os") else 256) if isinstance(value, str) else value
                 for key, value in inventory._asdict().items()
             },
+            "metadata": metadata or UNCHECKED,
         }
         if self._state is None or any(self._state.get(key) != value for key, value in content.items()):
             self._state, self._state_known = {**self._number(), **content}, False
@@ -154,23 +175,9 @@ class Reports:
         line = {"manifest": update.manifest, "phase": update.phase, "done": done, "total": total}
         self._send("progress", dump(line), 120)
 
-    def health(self, verdict: str, sample: Sample | None, host: Host, starts: int, expiry_s: int) -> None:
-        """One sample of release and machine."""
-        line = {
-            "time": int(time.time()),
-            "verdict": verdict,
-            "uptime_ms": sample.uptime_ms if sample else 0,
-            "memory": _counts(sample.memory) if sample else {},
-            "processes": sample.processes if sample else 0,
-            "ports": sample.ports if sample else 0,
-            "run_queue": sample.run_queue if sample else 0,
-            "applications": [word(name) for name in sample.applications[:256]] if sample else [],
-            "load": host.load,
-            "memory_free": host.memory_free,
-            "disk_free": host.disk_free,
-            "starts": starts,
-        }
-        self._send("health", dump(line), expiry_s)
+    def health(self, line: dict[str, Any], expiry_s: int) -> bool:
+        """One sample, as `vitals` made it; whether it went out."""
+        return self._send("health", dump(line), expiry_s)
 
     def presence(self, connection: int, online: bool, reason: str) -> bytes:
         """Birth (`online`) or will of this boot's connection number `connection`."""
@@ -180,7 +187,10 @@ class Reports:
             "reason": clean(reason, 256),
             "time": int(time.time()),
             "agent": __version__,
-            "profile": "wired",
+            "profile": self._rhythm.profile,
+            "machine": self._machine,
+            "keepalive_s": self._rhythm.keepalive_s,
+            "interval_s": self._rhythm.interval_s,
         })  # fmt: skip
 
     def _number(self) -> dict[str, int]:
@@ -201,6 +211,16 @@ class Reports:
         number = (entry["boot"], entry["seq"])
         if number not in self._sent and self._send(kind, dump(entry), None):
             self._sent.add(number)
+
+
+def machine() -> str:
+    """The kernel's id of this boot, without its dashes: a copy of this device's disk in another machine has another."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            found = file.read(64).strip().replace("-", "")
+    except (OSError, ValueError):
+        return ""
+    return found if len(found) == 32 and _HEX.issuperset(found) else ""
 
 
 def update_of(update: Update) -> dict[str, Any]:
@@ -241,6 +261,7 @@ def _hostile(character: str) -> bool:
     )  # fmt: skip
 
 
-def _counts(memory: dict[str, int]) -> dict[str, int]:
-    fitting = {key: size for key, size in memory.items() if size >= 0 and len(key) <= 32 and _NAME.issuperset(key)}
-    return dict([item for item in fitting.items() if item[0][:1].isalpha()][:16])
+def _lightened(outbox: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    """The outbox with the evidence of its newest events alone."""
+    heavy = [entry for entry in outbox if "evidence" in entry][:-WITH_EVIDENCE]
+    return tuple({k: v for k, v in entry.items() if k != "evidence"} if entry in heavy else entry for entry in outbox)

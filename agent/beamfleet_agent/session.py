@@ -5,13 +5,14 @@
 paho-mqtt speaks the protocol; it would connect and shake hands in one blocking call, so the socket is made here, step
 by step, and handed over (`_Client._create_socket`; a test goes red if paho stops asking for it). Only the resolver
 blocks, for a bounded time. Each connection is a new client with a clean session: reports.py sends again what counts.
+Of several places the next one is tried after each failure, with the same back-off; after a session that was, the first.
 """
 
 import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from beamfleet_bundles import topics
@@ -31,6 +32,7 @@ from beamfleet_agent.paho import (
     protocol_v5,
 )  # fmt: skip
 from beamfleet_agent.settings import Server
+from beamfleet_agent.tls import Dateless
 
 CONNECT_LIMIT_S = 15.0
 BACKOFF_FIRST_S, BACKOFF_CAP_S = 1.0, 60.0
@@ -44,27 +46,30 @@ DOWN = topics.DOWN_KINDS
 class Session:
     """Keeps a session with the broker until `stop`.
 
-    make_context: a client-side TLS context with the device's certificate; may raise OSError. birth, will, bye: payloads
-    for up/presence of connection `n`, counted from 1. on_message(kind, payload) for each message below down/.
+    servers: where to look now, the preferred place first. make_context: a client-side TLS context with the device's
+    certificate; may raise OSError. birth, will, bye: payloads for up/presence of connection `n`, counted from 1; bye
+    is told why. on_message(kind, payload) for each message below down/.
     """
 
     def __init__(
         self,
         loop: Loop,
         log: Log,
-        server: Server,
+        servers: Callable[[], Sequence[Server]],
         device: str,
         app: str,
         keepalive_s: int,
         make_context: Callable[[], ssl.SSLContext],
         birth: Callable[[int], bytes],
         will: Callable[[int], bytes],
-        bye: Callable[[int], bytes],
+        bye: Callable[[int, str], bytes],
         on_up: Callable[[], None],
         on_down: Callable[[], None],
         on_message: Callable[[str, bytes], None],
     ) -> None:
-        self._loop, self._log, self._server = loop, log, server
+        self._loop, self._log, self._servers = loop, log, servers
+        self._server = servers()[0]
+        self._turn = 0
         self._device, self._app, self._keepalive_s = device, app, keepalive_s
         self._make_context, self._birth, self._will, self._bye = make_context, birth, will, bye
         self._on_up, self._on_down, self._on_message = on_up, on_down, on_message
@@ -88,6 +93,8 @@ class Session:
         """Connect now."""
         self._loop.cancel("session.retry")
         self._loop.after("session.limit", CONNECT_LIMIT_S, lambda: self._lost("no session in time"))
+        places = self._servers()
+        self._server = places[self._turn % len(places)]
         try:
             host = spelled(self._server.mqtt_host)
             found = socket.getaddrinfo(host, self._server.mqtt_port, type=socket.SOCK_STREAM)
@@ -97,10 +104,10 @@ class Session:
         self._addresses = [(family, address) for family, _, _, _, address in found]
         self._dial("no address")
 
-    def stop(self) -> None:
+    def stop(self, why: str = "agent stopped") -> None:
         """Say good-bye, within two seconds, and stay away."""
         if self._client is not None and self._socket is not None and self._up:
-            self.publish("presence", self._bye(self._count))
+            self.publish("presence", self._bye(self._count, why))
             self._client.disconnect()
             self._socket.settimeout(STOP_LIMIT_S)
             self._client.loop_write()
@@ -166,6 +173,8 @@ class Session:
     def _shake(self, tls: ssl.SSLSocket) -> None:
         try:
             tls.do_handshake()
+            if isinstance(tls.context, Dateless):
+                tls.context.check(tls)
         except ssl.SSLWantReadError:
             self._loop.watch(tls.fileno(), READ, lambda _: self._shake(tls))
         except ssl.SSLWantWriteError:
@@ -232,9 +241,10 @@ class Session:
         was_up, lasted = self._up, self._loop.now() - self._up_since
         self._drop()
         self._failures = 1 if was_up and lasted >= STABLE_S else self._failures + 1
+        self._turn = 0 if was_up else self._turn + 1
         limit = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2.0 ** min(self._failures - 1, 16))
         delay = limit * (0.5 + int.from_bytes(os.urandom(2), "big") / 131_072)
-        self._log.warning("session down", reason=why, retry_after_s=round(delay, 1))
+        self._log.warning("session down", host=self._server.mqtt_host, detail=why, retry_after_s=round(delay, 1))
         self._loop.after("session.retry", delay, self.start)
         if was_up:
             self._on_down()

@@ -4,10 +4,12 @@ device = "gw-1"                  this device's id
 app = "main"
 hardware = ""                    name of the board, when releases are built for boards
 trial_s = 30                     how long a new release must be well before it is committed
-health_interval_s = 60
+profile = "wired"                how much it may say: "metered" where each byte is paid for
+health_interval_s = 0            how often health is reported; 0: as the profile has it
 poll_interval_s = 900            how often to look over HTTPS while MQTT cannot be reached
 single_user = false              launcher, agent and release all run as one user
 allow_unsafe_filesystem = false  slots lie where a power cut may damage them
+network = ""                     wired, wifi, cellular or unknown, where the interface tells it wrong
 [server]                         may be left out: the device then takes releases from files only
 api = "https://HOST:8444"
 enrol = "https://HOST:8445"
@@ -21,6 +23,8 @@ from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.names import check_app, check_device, check_hardware
 
 from beamfleet_agent.errors import AgentError
+from beamfleet_agent.place import NETWORKS
+from beamfleet_agent.telemetry import PROFILES
 
 
 class Server(NamedTuple):
@@ -39,14 +43,16 @@ class Settings(NamedTuple):
     app: str = "main"
     hardware: str = ""
     trial_s: int = 30
-    health_interval_s: int = 60
+    profile: str = "wired"
+    health_interval_s: int = 0
     poll_interval_s: int = 900
     single_user: bool = False
     allow_unsafe_filesystem: bool = False
+    network: str = ""
     server: Server | None = None
 
 
-RANGES = {"trial_s": (1, 3600), "health_interval_s": (1, 43_200), "poll_interval_s": (10, 604_800)}
+RANGES = {"trial_s": (1, 3600), "health_interval_s": (0, 43_200), "poll_interval_s": (10, 604_800)}
 _TYPES = {"str": str, "int": int, "bool": bool}
 
 
@@ -72,7 +78,7 @@ def check(document: dict[str, Any]) -> Settings:
     values: dict[str, Any] = {}
     for key, value in document.items():
         if key == "server":
-            values[key] = _server(value)
+            values[key] = check_server(value)
             continue
         if key not in fields:
             raise _refusal(f"there is no setting {key!r}", f"the settings are {', '.join(fields)}")
@@ -82,6 +88,10 @@ def check(document: dict[str, Any]) -> Settings:
         values[key] = _ranged(key, value)
     if "device" not in values:
         raise _refusal("the setting device is missing", 'add a line such as device = "gw-1"')
+    if values.get("network") not in (None, "", *NETWORKS):
+        raise _refusal(f"network = {values['network']!r} is no class of network", f"use {', '.join(NETWORKS)}")
+    if values.get("profile") not in (None, *PROFILES):
+        raise _refusal(f"profile = {values['profile']!r} is no profile", f"use {' or '.join(PROFILES)}")
     try:
         check_device(values["device"])
         check_app(values.get("app", "main"))
@@ -98,7 +108,8 @@ def _ranged(key: str, value: Any) -> Any:
     return value
 
 
-def _server(table: Any) -> Server:
+def check_server(table: Any) -> Server:
+    """The server that {api, enrol, mqtt} names. Error: `agent.settings`."""
     if not isinstance(table, dict) or set(table) != {"api", "enrol", "mqtt"}:
         raise _refusal("[server] needs exactly api, enrol and mqtt", 'such as api = "https://HOST:8444"')
     for key in ("api", "enrol"):

@@ -15,7 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from beamfleet_bundles import durable
+from beamfleet_bundles import durable, pki
+from beamfleet_bundles.errors import BundleError
 
 from beamfleet_agent import abilities, settings
 from beamfleet_agent.errors import AgentError
@@ -30,19 +31,23 @@ WORDS: dict[str, tuple[type, Any]] = {
     "ca_pem": (str, None),
     "root_json_base64": (str, None),
     "token": (str, ""),
+    "certificate_pem": (str, ""),
+    "key_pem": (str, ""),
     "env": (dict, {}),
     "single_user": (bool, False),
     "allow_unsafe_filesystem": (bool, False),
     "trial_s": (int, 30),
     "trial_deadline_s": (int, 0),
-    "health_interval_s": (int, 60),
+    "profile": (str, "wired"),
+    "health_interval_s": (int, 0),
     "poll_interval_s": (int, 900),
+    "network": (str, ""),
     "watchdog": (str, ""),
     "python": (str, sys.executable),
 }
 """What `setup` takes, with types and defaults; None: must be given."""
-IN_TOML = ("device", "app", "hardware", "trial_s", "health_interval_s", "poll_interval_s", "single_user",
-           "allow_unsafe_filesystem")  # fmt: skip
+IN_TOML = ("device", "app", "hardware", "trial_s", "profile", "health_interval_s", "poll_interval_s", "single_user",
+           "allow_unsafe_filesystem", "network")  # fmt: skip
 SCRIPTS = ("launcher", "state", "rules", "vm", "start", "strangers", "hooks", "errand", "watchdog")
 DEVICE_FILES = dict.fromkeys(SCRIPTS, 0o755) | {"beamfleet_link.beam": 0o644}
 AGENT_USER, APP_USER = "beamfleet", "beamfleet-app"
@@ -61,6 +66,7 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
         hint = f"use at least trial_s + {START_MARGIN_S}: the release has to start before it can be well"
         raise AgentError("setup.words", f"trial_deadline_s = {deadline_s} is too short for trial_s", hint)
     root_json = _root_json(given["root_json_base64"])
+    pair = _pair(given, Path(paths.pair))
     mount = _filesystem(paths, given["allow_unsafe_filesystem"])
     owners = _owners(given["single_user"])
     abilities.require(as_user=not given["single_user"])
@@ -71,7 +77,9 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
     durable.replace(Path(paths.launcher_conf), _launcher_conf(deadline_s, owners, given).encode(), 0o644)
     if given["env"] or not Path(paths.app_env).exists():
         durable.replace(Path(paths.app_env), _environment(given["env"]).encode(), 0o640)
-    enrolled = Path(paths.cert).exists()
+    if pair:
+        durable.replace(Path(paths.pair), pair, 0o600)
+    enrolled = Path(paths.pair).exists() or Path(paths.cert).exists()
     if given["token"] and not enrolled:
         durable.replace(Path(paths.token), given["token"].strip().encode() + b"\n", 0o600)
     package = resources.files("beamfleet_agent") / "device"
@@ -94,6 +102,30 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
         "trial_deadline_s": deadline_s,
         "run": f"{root}/run" if root else "",
     }
+
+
+def _pair(given: dict[str, Any], place: Path) -> bytes:
+    """Certificate and key that were made elsewhere, as the device keeps them; empty if none are given.
+
+    Errors `setup.words`, `setup.enrolled`.
+    """
+    if not given["certificate_pem"] and not given["key_pem"]:
+        return b""
+    try:
+        data = f"{given['certificate_pem']}\n{given['key_pem']}".encode()
+        certificate, key = pki.read_pair(data, "key_pem")
+        facts = pki.read_certificate(certificate)
+    except BundleError as error:
+        hint = "give both, certificate_pem and key_pem, in PEM"
+        raise AgentError("setup.words", f"the given identity is no good: {error.message}", hint) from error
+    if facts.name != given["device"]:
+        hint = "give the certificate that was made for this device"
+        raise AgentError("setup.words", f"the given certificate is for {facts.name!r}, not for {given['device']}", hint)
+    pair = pki.join_pair(certificate, key)
+    if place.exists() and place.read_bytes() != pair:
+        hint = f"remove {place} first, if the device is to forget who it was"
+        raise AgentError("setup.enrolled", "this device has a certificate of its own already", hint)
+    return pair
 
 
 def _checked(words: Any) -> dict[str, Any]:
@@ -180,10 +212,12 @@ def _own(paths: Paths, owners: tuple[pwd.struct_passwd | None, pwd.struct_passwd
         os.chmod(path, 0o1775)  # noqa: S103 - sticky
     for path in (paths.identity, paths.trust, paths.slots, paths.staging, paths.requests):
         os.chown(path, agent.pw_uid, agent.pw_gid)
-    if os.path.exists(paths.token):
-        os.chown(paths.token, agent.pw_uid, agent.pw_gid)
-    for path in (paths.data, paths.dump):
-        os.chown(path, app.pw_uid, app.pw_gid)
+    for path in (paths.token, paths.pair):
+        if os.path.exists(path):
+            os.chown(path, agent.pw_uid, agent.pw_gid)
+    os.chown(paths.data, app.pw_uid, app.pw_gid)
+    os.chown(paths.dump, app.pw_uid, agent.pw_gid)
+    os.chmod(paths.dump, 0o2750)  # noqa: S103 - the agent reads the dumps that the release leaves there
     for path in (paths.app_env, f"{paths.etc}/app.d"):
         os.chown(path, 0, app.pw_gid)
 

@@ -73,6 +73,9 @@ What a restart (power cut, kill -9) in each phase leads to; the journal and boot
 
 Quarantine: (slot id, attempt) of what reverted or failed is `spent` and not tried again. A revert that says nothing
 about the release (`unconfirmed`, `power`, `uncounted`, and the agent had nothing against it) spends nothing.
+
+What was carried out (`done`) is not carried out again in the same attempt: what runs since then was chosen here. A
+lower data_schema than what runs is refused, of an assignment and of a rollback, unless forced; it spends nothing.
 """
 
 from typing import assert_never
@@ -123,6 +126,8 @@ from beamfleet_agent.update_state import (
     Release,
     State,
     Update,
+    committed,
+    director_replaced,
     known,
     named,
     remember,
@@ -169,9 +174,9 @@ def step(state: State, event: Event) -> Outcome:  # noqa: C901 - one line for ea
             assert_never(event)
 
 
-def lower_schema(state: State) -> str:
-    """Why a rollback must be forced: the words, or "" if the previous release takes the data as it is."""
-    here, there = known(state, state.ground.slot), known(state, state.ground.previous)
+def lower_schema(state: State, slot: str) -> str:
+    """Why going to this slot must be forced: the words, or "" if its release takes the data as it is."""
+    here, there = known(state, state.ground.slot), known(state, slot)
     if here is None or there is None or there.data_schema >= here.data_schema:
         return ""
     stated = f"states data_schema {there.data_schema}" if there.data_schema >= 0 else "states no data_schema"
@@ -219,34 +224,46 @@ def _checked(state: State, event: Checked) -> Outcome:
     if state.job != "check":
         return state, ()
     document, state = state.offered or state.accepted, state._replace(job="", offered="")
-    if event.sequence < state.sequence:
+    if event.sequence < state.sequence and not director_replaced(state.director, event.director):
         told = Tell("update.stale", f"assignment {event.sequence} is older than {state.sequence}")
         state, actions = resume(state)
         return state, (Cancel(), told, *actions)
-    state, update, release = state._replace(accepted=document, sequence=event.sequence), state.update, event.release
+    state = state._replace(accepted=document, sequence=event.sequence, director=event.director)
+    update, release = state.update, event.release
     if release is None:
-        held = Update("idle", sequence=event.sequence, origin="assignment", reason="hold")
-        return state._replace(update=held if update.phase in PENDING else update), (Cancel(),)
+        return state._replace(update=_set_aside(update, event.sequence, reason="hold")), (Cancel(),)
     again = (update.slot, update.attempt) == (release.slot, event.attempt)
     wanted = Update(
         "downloading", release.slot, release.manifest, release.product, release.version, event.attempt, event.sequence,
-        "assignment", put_off=update.put_off if again else 0,
+        "assignment", forced=event.forced, trace=event.trace,
     )  # fmt: skip
+    if again and update.put_off:  # it waits on, and says for what
+        wanted = wanted._replace(reason=update.reason, detail=update.detail, put_off=update.put_off)
     if (release.slot, event.attempt) in state.spent:
         if not again or update.phase in PENDING:
             text = f"{release.product} {release.version} did not stay in attempt {event.attempt}"
             update = wanted._replace(phase="failed", reason="update.quarantined", detail=text)
         return state._replace(update=update), (Cancel(),)
     if runs(state, release.slot):
-        return state._replace(update=wanted._replace(phase="committed"), tries=0), (Cancel(),)
+        return committed(state._replace(update=wanted)), (Cancel(),)
+    if (release.slot, event.attempt) == state.done:  # signed again; a person has chosen something else since then
+        return state._replace(update=_set_aside(update, event.sequence, reason="update.done")), (Cancel(),)
+    if not event.forced and (lower := lower_schema(state, release.slot)):
+        update = wanted._replace(phase="failed", reason="update.lower_schema", detail=lower, put_off=0)
+        return state._replace(update=update), (Cancel(),)
     return call_hooks(state._replace(update=wanted), "pre-download")
+
+
+def _set_aside(update: Update, sequence: int, reason: str) -> Update:
+    """What has not swapped is given up; what has ended stays as it ended."""
+    return Update("idle", sequence=sequence, origin="assignment", reason=reason) if update.phase in PENDING else update
 
 
 def _opened(state: State, release: Release) -> Outcome:
     """A bundle file names its release; a person asks, so that it gets an attempt of its own."""
     state = state._replace(update=_attempted(state, release))
     if runs(state, release.slot):
-        state, actions = proceed(state._replace(update=state.update._replace(phase="committed"), tries=0))
+        state, actions = proceed(committed(state))
         return state, (Cancel(), *actions)
     return call_hooks(state, "pre-download")
 
@@ -267,7 +284,7 @@ def _staged(state: State, release: Release) -> Outcome:
         return proceed(state)
     state = remember(state, release)
     if runs(state, release.slot):
-        return proceed(state._replace(update=update._replace(phase="committed"), tries=0))
+        return proceed(committed(state))
     return check_ground(state._replace(update=update._replace(phase="staged", reason="", detail=""), tries=0))
 
 
@@ -280,10 +297,11 @@ def _sound(state: State, release: Release) -> Outcome:
     if update.phase != "staged":
         return proceed(state)
     if runs(state, update.slot):  # a fallback brought it back meanwhile
-        return proceed(state._replace(update=update._replace(phase="committed")))
+        return proceed(committed(state))
     if release.slot != ground_of(state):
         return check_ground(state)
-    if update.origin == "rollback" and not update.forced and (lower := lower_schema(state)):
+    asks = update.origin in ("assignment", "rollback") and not update.forced
+    if asks and (lower := lower_schema(state, update.slot)):
         failed = update._replace(phase="failed", reason="update.lower_schema", detail=lower)
         return proceed(state._replace(update=failed))
     return call_hooks(state._replace(sound=release.slot), "pre-swap")

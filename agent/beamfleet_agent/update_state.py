@@ -6,6 +6,8 @@ equal; `match` tells them apart.
 
 from typing import NamedTuple
 
+from beamfleet_agent.probes import Probe
+
 PHASES = ("idle", "downloading", "verified", "staged", "swapping", "trial", "committed", "reverted", "failed")
 PENDING = frozenset({"downloading", "verified", "staged"})
 """Before the swap: may still be given up."""
@@ -33,6 +35,10 @@ class Release(NamedTuple):
     """Lowest counter that may be installed once this release is committed."""
     data_schema: int = -1
     """Layout of what it keeps in data/; -1: it states none, or an older agent wrote this down."""
+    probes: tuple[Probe, ...] = ()
+    """Those that go on after the trial."""
+    confirm: bool = False
+    """Whether its trial waits until it has confirmed itself."""
 
     @property
     def slot(self) -> str:
@@ -58,7 +64,19 @@ class Update(NamedTuple):
     put_off: int = 0
     """How often hooks asked to be run later, since the last time they did not."""
     forced: bool = False
-    """A rollback that may go to a lower data_schema."""
+    """It may go to a lower data_schema; an assignment that hooks may not put off."""
+    trace: str = ""
+    """The `traceparent` of its assignment, if the server traces."""
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that it is part of, or empty."""
+        return self.trace[3:35]
+
+    @property
+    def span_id(self) -> str:
+        """The span in that trace that it is, or empty."""
+        return self.trace[36:52]
 
 
 class Ground(NamedTuple):
@@ -85,10 +103,15 @@ class State(NamedTuple):
     accepted: str = ""
     """The newest assignment that was checked and decided on."""
     sequence: int = 0
+    """The highest of an assignment that was accepted. It binds while one of the keys of `director` is still good."""
+    director: str = ""
+    """Ids of the keys that could sign it, apart by spaces; "" when an older agent wrote this down."""
     spent: tuple[tuple[str, int], ...] = ()
     releases: tuple[Release, ...] = ()
-    floor: int = 0
-    """The highest floor of a committed release."""
+    floors: tuple[tuple[str, int], ...] = ()
+    """(product, the highest floor of a release of it that was committed), by name."""
+    done: tuple[str, int] = ("", 0)
+    """(slot, attempt) of the newest assignment that was carried out: what runs now may be a person's choice."""
     ground: Ground = Ground()
     job: str = ""
     """What is under way: the worker's check, fetch, stage or verify, the hooks of one of POINTS, or nothing."""
@@ -110,6 +133,29 @@ def remember(state: State, release: Release) -> State:
     """Keep the facts of what runs, what is next and what was before; forget the oldest others."""
     others = tuple(known for known in state.releases if known.slot != release.slot)
     return state._replace(releases=(*others, release)[-MAX_RELEASES:])
+
+
+def director_replaced(before: str, now: str) -> bool:
+    """Whether no key that could sign an assignment before can do so now; both are ids apart by spaces.
+
+    Only then can the order begin anew: nobody can bring an old assignment back. A thief with the old key may have
+    signed the highest sequence there is.
+    """
+    return bool(before and now) and not set(before.split()) & set(now.split())
+
+
+def commit_floor(state: State, release: Release) -> State:
+    """The release is committed: of its product nothing below its floor is installed any more."""
+    floors = dict(state.floors)
+    floors[release.product] = max(floors.get(release.product, 0), release.floor)
+    return state._replace(floors=tuple(sorted(floors.items())))
+
+
+def committed(state: State) -> State:
+    """The update's release runs, and stays."""
+    update = state.update._replace(phase="committed", reason="", detail="")
+    done = (update.slot, update.attempt) if update.origin == "assignment" else state.done
+    return state._replace(update=update, done=done, tries=0)
 
 
 def named(update: Update, release: Release) -> Update:

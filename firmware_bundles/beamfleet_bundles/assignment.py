@@ -29,6 +29,8 @@ LIFETIME = timedelta(days=30)
 _Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
 _Nonce = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32,64}\Z")]
 _Hash = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+_Traceparent = Annotated[str, msgspec.Meta(pattern=r"\A00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-01\Z")]
+"""W3C Trace Context, version 00, sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,12 @@ class Assignment:
     path: str | None = None
     length: int = 0
     sha256: str = ""
+    force: bool = False
+    """Hooks may not put it off, and it may state a lower data_schema than what runs. An agent that does not say the
+    `network` in its inventory takes an assignment with it for malformed: give it one without."""
+    traceparent: str = ""
+    """The span of a trace that this is part of; empty where nobody traces. An agent that does not say `keepalive_s` at
+    its birth takes an assignment with it for malformed."""
 
 
 class _For(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,6 +67,8 @@ class _For(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     attempt: _Positive
     time: _Positive
     nonce: _Nonce | None = None
+    force: bool = False
+    traceparent: _Traceparent | None = None
 
 
 class _Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,7 +88,7 @@ class DeviceFacts:
     hardware: str | None = None
     """The owner's name of the board; None for a device without one, which runs only what any board runs."""
     agent: int | None = None
-    """The newest generation of manifests that its agent runs (`manifest.MIN_AGENT_SCHEMA`)."""
+    """The newest generation of manifests that its agent runs (`manifest.MIN_AGENT_PROBES`)."""
     oldest_otp: int = 25
     """The oldest OTP on which the agent's part inside the BEAM loads."""
 
@@ -92,6 +102,8 @@ def sign(assignment: Assignment, signer: Signer, expires: datetime) -> bytes:
         "attempt": assignment.attempt,
         "time": assignment.time,
         "nonce": assignment.nonce,
+        **({"force": True} if assignment.force else {}),
+        **({"traceparent": assignment.traceparent} if assignment.traceparent else {}),
     }
     targets = {}
     if assignment.path is not None:
@@ -136,6 +148,12 @@ def verify(
     if nonce is not None and assignment.nonce != nonce:
         raise BundleError("assignment.nonce", "the assignment does not answer what was asked", "ask the server again")
     return assignment
+
+
+def director_keys(targets: Targets) -> list[str]:
+    """Ids of the keys that `targets` lets sign assignments, in their order."""
+    roles = (targets.delegations and targets.delegations.roles) or {}
+    return sorted(roles[chain.DIRECTOR].keyids) if chain.DIRECTOR in roles else []
 
 
 def check_match(assignment: Assignment, facts: Facts) -> None:
@@ -222,6 +240,8 @@ def _read(signed: Targets) -> Assignment:
         path=path,
         length=chosen.length if chosen else 0,
         sha256=chosen.sha256 if chosen else "",
+        force=said.force,
+        traceparent=said.traceparent or "",
     )
 
 

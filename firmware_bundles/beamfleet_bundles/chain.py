@@ -5,7 +5,7 @@ device's offline install, the server at upload and whoever signs. `verify_delega
 threshold only: which paths a role may speak for, expiry and the shape that we allow are checked here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +14,7 @@ from tuf.api import exceptions
 from tuf.api.metadata import DelegatedRole, Metadata, Root, Signed, Snapshot, T, Targets, Timestamp
 from tuf.api.serialization import DeserializationError, SerializationError
 
+from beamfleet_bundles import recipients, whereabouts
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.facts import Facts, read_facts
 from beamfleet_bundles.names import check_product
@@ -46,6 +47,8 @@ def translated(what: str) -> Iterator[None]:
     except exceptions.LengthOrHashMismatchError as error:
         raise _refused("trust.mismatch", f"{what}: {error}") from error
     except exceptions.UnsignedMetadataError as error:
+        if isinstance(error.__cause__, BundleError):  # a signer's own words
+            raise error.__cause__ from None
         raise _refused("trust.signature", f"{what}: {error}") from error
     except (DeserializationError, SerializationError) as error:
         raise _refused("trust.malformed", f"{what}: {error.__cause__ or error}") from error
@@ -97,12 +100,23 @@ def verify_root(data: bytes, previous: Root | None) -> Root:
 
 
 def verify_targets(data: bytes, root: Root) -> Targets:
-    """`data` as top-level targets metadata under `root`, of the shape that beamfleet allows."""
+    """`data` as top-level targets metadata under `root`, of the shape that beamfleet allows.
+
+    Errors `trust.*`, `whereabouts.*` for the part that tells where the server is, `evidence.*` for who may open it.
+    """
     document = parse_top_targets(data)
     with translated(f"targets {document.signed.version}"):
         root.verify_delegate(Targets.type, document.signed_bytes, document.signatures)
-    _check_delegations(document.signed)
+    check_targets(document.signed)
     return document.signed
+
+
+def check_targets(targets: Targets) -> None:
+    """Top-level targets metadata must have the shape that beamfleet allows; errors `trust.delegation`,
+    `whereabouts.*`, `evidence.*`."""
+    _check_delegations(targets)
+    whereabouts.read(targets)
+    recipients.read(targets)
 
 
 def verify_product(data: bytes, product: str, targets: Targets) -> Targets:
@@ -148,8 +162,17 @@ class Chain:
     facts: Mapping[str, Facts]
 
 
-def verify_chain(roots: Sequence[bytes], targets: bytes, products: Mapping[str, bytes], now: datetime) -> Chain:
-    """Root to targets to products, none expired. The first of `roots` is trusted as it is, the others follow it."""
+def verify_chain(
+    roots: Sequence[bytes],
+    targets: bytes,
+    products: Mapping[str, bytes],
+    now: datetime,
+    fresh: Collection[str] | None = None,
+) -> Chain:
+    """Root to targets to products, none expired. The first of `roots` is trusted as it is, the others follow it.
+
+    `fresh`: the products that must not be expired, all of them unless it is given.
+    """
     root = verify_root(roots[0], None)
     for data in roots[1:]:
         root = verify_root(data, root)
@@ -160,7 +183,8 @@ def verify_chain(roots: Sequence[bytes], targets: bytes, products: Mapping[str, 
     facts: dict[str, Facts] = {}
     for product, data in products.items():
         verified[product] = verify_product(data, product, top)
-        check_fresh(verified[product], product, now)
+        if fresh is None or product in fresh:
+            check_fresh(verified[product], product, now)
         facts |= product_facts(product, verified[product], top)
     return Chain(root, top, verified, facts)
 

@@ -16,10 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from beamfleet_bundles import durable
+from beamfleet_bundles import build_time, durable
 
-BUILD_TIME = 1_793_491_200
-"""2026-11-01: no device with this software lives before it. Moved forward with each release."""
+BUILD_TIME = build_time.BUILD_TIME
 FILE = "clock"
 _LATEST = 253_402_300_799  # the last second of the year 9999
 _MAX_SIZE = 256

@@ -10,13 +10,15 @@ BeamfleetError                 every error a user may see
 class BeamfleetError(Exception):
     """What was wrong (`message`), under a stable dotted `code`, and how to mend it (`hint`, may be empty).
 
-    The code is the same in logs, in MQTT reports, in problem+json and on the command line.
+    The code is the same in logs, in MQTT reports, in problem+json and on the command line. A message often quotes what
+    came from somebody hostile: it is one line, and what is not printable stands there as its escape.
     """
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
-        super().__init__(code, message, hint)
+        shown = message if message.isprintable() else "".join(map(_shown, message))
+        super().__init__(code, shown, hint)
         self.code = code
-        self.message = message
+        self.message = shown
         self.hint = hint
 
     def __str__(self) -> str:
@@ -25,3 +27,7 @@ class BeamfleetError(Exception):
 
 class BundleError(BeamfleetError):
     """A bundle, a manifest, a name, a message or a signature is not what it should be."""
+
+
+def _shown(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from beamfleet_bundles import probes
 from beamfleet_bundles.canonical import MAX_INTEGER
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.paths import path_problem, printable
+from beamfleet_bundles.probes import Probes
 
 PATH = ".beamfleet/launch"
 """Where the file lies in a slot."""
@@ -20,7 +22,6 @@ MAX_VALUE = 1024
 """Longest value, in bytes of UTF-8."""
 MAX_ARGUMENTS = 64
 MAX_ENVIRONMENT = 256
-MAX_TIMEOUT_S = 60
 
 _UPPER = frozenset(string.ascii_uppercase + string.digits + "_")
 _NAME = frozenset(string.ascii_letters + string.digits + "_")
@@ -32,17 +33,6 @@ _LISTS = {"boot_var": "boot_vars", "arg": "args", "env": "environment"}
 
 Kind = Literal["relx", "mix", "systools"]
 Distribution = Literal["none", "loopback"]
-
-
-class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a release must answer besides running: at most one HTTP request and one command, both optional."""
-
-    http: str | None = None
-    """`PORT/PATH` on 127.0.0.1; an answer 200 to 299 within the time is good."""
-    command: str | None = None
-    """An executable of the release by its path, then its arguments, parted by single spaces; exit code 0 is good."""
-    timeout_s: int = 5
-    """1 to 60."""
 
 
 class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,10 +63,10 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every file of the release that the start needs, the probe's executable and ERTS's own included."""
+        """Every file of the release that the start needs, the probes' executables and ERTS's own included."""
         named = (self.config, self.config_src, self.args_file, self.args_src, self.env_sh)
-        probe = (self.probes.command.split(" ")[0],) if self.probes.command else ()
-        return (f"erts-{self.erts}/bin/erlexec", f"{self.boot}.boot", *filter(None, named), *probe)
+        start = (f"erts-{self.erts}/bin/erlexec", f"{self.boot}.boot")
+        return (*start, *filter(None, named), *self.probes.executables)
 
     def check(self) -> None:
         """Hold each value to its form; errors `launch.value`, `launch.probe`."""
@@ -97,27 +87,7 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             _require("env", value, lambda value: _of(value, _NAME) and not value[0].isdigit())
         if self.data_schema is not msgspec.UNSET and not 0 <= self.data_schema <= MAX_INTEGER:
             raise BundleError("launch.value", f"{self.data_schema} cannot be 'data_schema': 0 to {MAX_INTEGER}")
-        self._check_probes()
-
-    def _check_probes(self) -> None:
-        http, command, timeout_s = self.probes.http, self.probes.command, self.probes.timeout_s
-        if http is not None:
-            port, slash, path = http.partition("/")
-            digits = port.isascii() and port.isdigit() and len(port) <= 5 and port[0] != "0"
-            if not (
-                digits and int(port) < 65536 and slash and path.isascii() and path.isprintable() and " " not in path
-            ):
-                raise BundleError("launch.probe", f"{http[:80]!r} is not PORT/PATH", "write it as 8080/health")
-        if command is not None:
-            words = command.split(" ")
-            if not printable(command) or len(command.encode()) > MAX_VALUE or "" in words or path_problem(words[0]):
-                raise BundleError(
-                    "launch.probe",
-                    f"{command[:80]!r} is not a command of the release",
-                    "name a file of the release by its path, then arguments parted by single spaces: bin/check --quick",
-                )
-        if not 1 <= timeout_s <= MAX_TIMEOUT_S:
-            raise BundleError("launch.probe", f"a probe's time is 1 to {MAX_TIMEOUT_S} seconds, not {timeout_s}")
+        self.probes.check()
 
     def encode(self) -> bytes:
         """The bytes of `.beamfleet/launch`; errors as `check`."""
@@ -134,6 +104,7 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             ("probe_command", self.probes.command or ""),
             ("probe_timeout_s", str(self.probes.timeout_s)),
         ]
+        pairs += self.probes.pairs()
         if self.data_schema is not msgspec.UNSET:
             pairs.append(("data_schema", str(self.data_schema)))
         return "".join(f"{key}={value}\n" for key, value in pairs).encode()
@@ -156,18 +127,13 @@ def parse(data: bytes) -> Launch:
             lists[family].append(value)
         else:
             single[key] = value
-    probe_keys = {f"probe_{name}": single.pop(f"probe_{name}", "") for name in ("http", "command", "timeout_s")}
-    timeout_s, schema = probe_keys["probe_timeout_s"], single.pop("data_schema", None)
+    found, schema = probes.take(single), single.pop("data_schema", None)
     fields: dict[str, Any] = {
         **single,
         "args": lists["args"],
         "environment": lists["environment"],
         "boot_vars": dict(pair.partition("=")[::2] for pair in lists["boot_vars"]),
-        "probes": {
-            "http": probe_keys["probe_http"] or None,
-            "command": probe_keys["probe_command"] or None,
-            "timeout_s": int(timeout_s) if _of(timeout_s, string.digits) and len(timeout_s) <= 2 else 0,
-        },
+        "probes": found,
     }
     if schema is not None:
         fields["data_schema"] = int(schema) if _of(schema, string.digits) and len(schema) <= 16 else -1

@@ -26,7 +26,10 @@ MAX_APPLICATIONS = 2_000
 MIN_AGENT = 1
 """What every manifest asks of an agent, in generations."""
 MIN_AGENT_SCHEMA = 2
-"""What a manifest with `launch.data_schema` asks; also the generation of the agents of this version."""
+"""What a manifest with `launch.data_schema` asks."""
+MIN_AGENT_PROBES = 3
+"""What a manifest with a startup, readiness or liveness probe or with `confirm` asks; also the generation of the agents
+of this version."""
 
 _HEX = frozenset("0123456789abcdef")
 _WORD = frozenset(string.ascii_letters + string.digits + "_.+~@-")
@@ -181,9 +184,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             if path not in files:
                 raise BundleError("manifest.launch", f"the release has no file {path} to start with")
         executables = [path for path in start.paths if path.endswith("/bin/erlexec")]
-        if start.probes.command:
-            executables.append(start.probes.command.split(" ")[0])
-        for path in executables:
+        for path in (*executables, *start.probes.executables):
             if files[path].mode != "0755":
                 raise BundleError("manifest.launch", f"{path} is not executable")
         folders = paths.directories(files)

@@ -15,8 +15,10 @@ _ALNUM = _LOWER_DIGITS | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _DASHED = _LOWER_DIGITS | {"-"}
 
 LIBCS = ("glibc", "musl")
-RESERVED_PRODUCTS = frozenset({"assign", "director", "root", "targets", "snapshot", "timestamp", "assignment"})
-"""Product names that would collide with a role of the metadata."""
+RESERVED_PRODUCTS = frozenset(
+    {"assign", "director", "root", "targets", "snapshot", "timestamp", "assignment", "versions"}
+)
+"""Product names that would collide with a role of the metadata, or with a route beside the roles."""
 
 
 def _matches(value: Any, first: frozenset[str], rest: frozenset[str], longest: int) -> bool:
@@ -90,18 +92,20 @@ def _is_board(value: Any) -> bool:
 
 
 def check_label(key: str, value: str) -> tuple[str, str]:
-    """KEY `^[a-z][a-z0-9_.-]{0,62}$`, VALUE `^[0-9A-Za-z][0-9A-Za-z_.-]{0,62}$`; error `name.label`."""
+    """KEY `^[a-z][a-z0-9_.-]{0,62}$`; VALUE at most 63 characters, `[0-9A-Za-z][0-9A-Za-z_.-]*` once or more with `/`
+    between, such as `Europe/Berlin`; error `name.label`."""
     if not _matches(key, _LOWER, _LOWER_DIGITS | frozenset("_.-"), 63):
         raise BundleError(
             "name.label",
             f"{_shown(key)} is not a label's key",
             "use 1 to 63 lower-case letters, digits, '_', '.' and '-', beginning with a letter",
         )
-    if not _matches(value, _ALNUM, _ALNUM | frozenset("_.-"), 63):
+    parts = value.split("/") if isinstance(value, str) and len(value) <= 63 else [value]
+    if not all(_matches(part, _ALNUM, _ALNUM | frozenset("_.-"), 63) for part in parts):
         raise BundleError(
             "name.label",
             f"{_shown(value)} is not a value for the label {key}",
-            "use 1 to 63 letters, digits, '_', '.' and '-', beginning with a letter or digit",
+            "use 1 to 63 letters, digits, '_', '.' and '-', beginning with a letter or digit; '/' may part them",
         )
     return key, value
 

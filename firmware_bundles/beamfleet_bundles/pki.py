@@ -6,7 +6,9 @@ certificate's common name is the device id, its serial is written in lower-case 
 
 import base64
 import binascii
-from collections.abc import Iterable
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
     pkcs7,
 )
@@ -32,6 +35,7 @@ MAX_REQUEST = 8_192
 MAX_RESPONSE = 65_536
 """Largest base64 body of an enrolment response, in bytes."""
 MAX_CERTIFICATES = 16
+_KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----[^-]*-----END \1-----\s?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +62,42 @@ def create_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """The key in `path`; errors `pki.storage`, `pki.key_type`."""
+    return read_key(_content(path), str(path))
+
+
+def read_key(data: bytes, name: str) -> ec.EllipticCurvePrivateKey:
+    """The key in `data`, PEM, beside which other things may stand; `name` is for errors: `pki.key_type`."""
+    block = _KEY.search(data)
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise BundleError("pki.storage", f"cannot read the key {path}: {error.strerror}") from error
+        key = load_pem_private_key(block[0] if block else data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise BundleError("pki.key_type", f"{path} does not hold an unencrypted PEM PKCS#8 key") from None
+        raise BundleError("pki.key_type", f"{name} does not hold an unencrypted PEM key") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise BundleError("pki.key_type", f"the key {path} is not on the curve P-256")
+        raise BundleError("pki.key_type", f"the key {name} is not on the curve P-256")
     return key
+
+
+def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """SHA-256 of the public key (SubjectPublicKeyInfo) in hex: what people compare before they accept a device."""
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def join_pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A certificate and its key as one PEM file, so that one rename changes both."""
+    return certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def read_pair(data: bytes, name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Both parts of `join_pair`; errors `pki.certificate`, `pki.key_type`, `pki.not_ours` if they are strangers."""
+    certificate, key = load_certificate(data), read_key(data, name)
+    if certificate.public_key() != key.public_key():
+        raise BundleError("pki.not_ours", f"certificate and key in {name} do not belong together")
+    return certificate, key
+
+
+def load_pair(path: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """`read_pair` of a file; error `pki.storage` as well."""
+    return read_pair(_content(path), str(path))
 
 
 def make_request(key: ec.EllipticCurvePrivateKey, device: str) -> bytes:
@@ -90,14 +121,42 @@ def read_request(der: bytes) -> ec.EllipticCurvePublicKey:
     return key
 
 
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """What a certificate request asks for: its key, and the common name that it gives itself ("" without exactly
+    one)."""
+
+    key: ec.EllipticCurvePublicKey
+    name: str
+
+
+def read_request_of(der: bytes) -> Requested:
+    """A PKCS#10 request with the name in it, which proves nothing; errors as `read_request`."""
+    key = read_request(der)
+    try:
+        names = x509.load_der_x509_csr(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        names = []
+    text = names[0].value if len(names) == 1 else ""
+    return Requested(key, text if isinstance(text, str) else "")
+
+
 def load_certificate(data: bytes) -> x509.Certificate:
     """A certificate from PEM or DER; error `pki.certificate`."""
     try:
-        if data.lstrip().startswith(b"-----BEGIN"):
+        if b"-----BEGIN CERTIFICATE" in data:
             return x509.load_pem_x509_certificate(data)
         return x509.load_der_x509_certificate(data)
     except (ValueError, TypeError):
         raise BundleError("pki.certificate", "the bytes are not a certificate") from None
+
+
+def load_certificates(data: bytes) -> list[x509.Certificate]:
+    """All certificates of a PEM file, at least one; error `pki.certificate`."""
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except (ValueError, TypeError):
+        raise BundleError("pki.certificate", "the bytes are not certificates in PEM") from None
 
 
 def read_certificate(certificate: x509.Certificate) -> CertificateFacts:
@@ -117,9 +176,14 @@ def read_certificate(certificate: x509.Certificate) -> CertificateFacts:
 
 
 def check_issued(
-    certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, device: str, authority: x509.Certificate
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+    device: str,
+    authorities: Sequence[x509.Certificate],
 ) -> CertificateFacts:
     """The facts of a certificate that a device was given: for its key, its id, from its fleet; error `pki.not_ours`.
+
+    Any of the fleet's authorities may have issued it.
 
     Dates are not looked at: a device may enrol before it knows the time.
     """
@@ -128,11 +192,18 @@ def check_issued(
         raise BundleError("pki.not_ours", "the certificate is for another key", "enrol again with a new token")
     if facts.name != device:
         raise BundleError("pki.not_ours", f"the certificate is for {facts.name!r}, not for {device}")
+    if not any(is_issued_by(certificate, authority) for authority in authorities):
+        raise BundleError("pki.not_ours", "the certificate was not issued by the fleet's authority")
+    return facts
+
+
+def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether `authority` signed `certificate`; no date is looked at."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
-        raise BundleError("pki.not_ours", "the certificate was not issued by the fleet's authority") from None
-    return facts
+        return False
+    return True
 
 
 def encode_body(der: bytes) -> bytes:
@@ -168,3 +239,10 @@ def unpack_certificates(der: bytes) -> list[x509.Certificate]:
     if not 1 <= len(certificates) <= MAX_CERTIFICATES:
         raise BundleError("pki.certificate", f"the answer has {len(certificates)} certificates")
     return certificates
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError("pki.storage", f"cannot read {path}: {error.strerror}") from error

@@ -29,11 +29,12 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from beamfleet_bundles import chain
+from beamfleet_bundles import chain, whereabouts
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.facts import Facts, describe, read_facts
 from beamfleet_bundles.manifest import Manifest
 from beamfleet_bundles.names import check_product
+from beamfleet_bundles.whereabouts import Whereabouts
 
 LIFETIMES = {
     "root": timedelta(days=730),
@@ -88,14 +89,33 @@ def new_targets(director: RoleKeys, signers: Sequence[Signer], now: datetime) ->
     return _sign(Targets(expires=now + LIFETIMES["targets"], delegations=delegations), signers)
 
 
-def add_product(targets: bytes, product: str, keys: RoleKeys, signers: Sequence[Signer], now: datetime) -> bytes:
-    """The next version of the top targets metadata, delegating `product` as well; error `trust.product_exists`."""
+def add_product(
+    targets: bytes,
+    product: str,
+    keys: RoleKeys,
+    signers: Sequence[Signer],
+    now: datetime,
+    version: int | None = None,
+) -> bytes:
+    """The next version of the top targets metadata, delegating `product` as well; error `trust.product_exists`.
+
+    `version` is given where devices have seen later ones than `targets`.
+    """
     top = chain.parse_top_targets(targets).signed
     if top.delegations is None or top.delegations.roles is None:
         raise BundleError("trust.delegation", "the top targets metadata delegates to nobody")
     if check_product(product) in top.delegations.roles:
         raise BundleError("trust.product_exists", f"there is a product {product} already")
     _delegate(top.delegations, product, [f"{product}/*/*/*"], keys)
+    top.version = version or top.version + 1
+    top.expires = now + LIFETIMES["targets"]
+    return _sign(top, signers)
+
+
+def set_whereabouts(targets: bytes, known: Whereabouts, signers: Sequence[Signer], now: datetime) -> bytes:
+    """The next version of the top targets metadata, telling devices where the server is and whom to trust about it."""
+    top = chain.parse_top_targets(targets).signed
+    whereabouts.write(top, known)
     top.version += 1
     top.expires = now + LIFETIMES["targets"]
     return _sign(top, signers)
@@ -107,13 +127,18 @@ def new_product(signers: Sequence[Signer], now: datetime) -> bytes:
 
 
 def add_release(
-    metadata: bytes, manifest: Manifest, signers: Sequence[Signer], now: datetime, floor: int | None = None
+    metadata: bytes,
+    manifest: Manifest,
+    signers: Sequence[Signer],
+    now: datetime,
+    floor: int | None = None,
+    version: int | None = None,
 ) -> tuple[bytes, Facts]:
     """The next version of a product's verified metadata, signing `manifest` as well, and the facts signed about it.
 
     The counter is that of the release's other targets, or one more than the highest. `floor` never sinks; None keeps
     it. The same manifest again changes nothing: `metadata` comes back as it was. Error `trust.release_exists` for
-    another one.
+    another one. `version` as for `add_product`.
     """
     product = chain.parse_targets(metadata, manifest.product).signed
     signed = [read_facts(path, target.length, target.hashes, target.custom) for path, target in product.targets.items()]
@@ -130,7 +155,7 @@ def add_release(
             return metadata, facts
     custom = {"custom": msgspec.to_builtins(new.custom)}
     product.targets[new.path] = TargetFile(new.length, {"sha256": new.sha256}, new.path, custom)
-    product.version += 1
+    product.version = version or product.version + 1
     product.expires = now + LIFETIMES["product"]
     return _sign(product, signers), new
 

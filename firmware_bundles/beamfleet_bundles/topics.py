@@ -11,7 +11,7 @@ SERVER = "_server"
 """The server's name as a client of the broker; the underscore keeps it from being a device id."""
 EPOCH = f"{PREFIX}/{SERVER}/epoch"
 """Retained marker; when it is missing the broker has forgotten what was retained."""
-UP_KINDS = ("state", "event", "progress", "health", "presence")
+UP_KINDS = ("state", "event", "progress", "health", "logs", "presence")
 DOWN_KINDS = ("desired", "command", "ack")
 
 

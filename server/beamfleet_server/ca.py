@@ -1,9 +1,9 @@
-"""Owns the fleet's certificate authority: its key, what it signs and for how long; never decides who gets a
+"""Owns one certificate authority of the fleet: its key, what it signs and for how long; never decides who gets a
 certificate.
 
 EC P-256 throughout. The CA signs three kinds of certificates: the server's (serverAuth, for the configured names), the
-server's own as a client of the broker (CN `_server`), and the devices' (clientAuth, CN = device id, 90 days). The
-subject of a CSR is never looked at: the name comes from the token's record."""
+server's own as a client of the broker (CN `_server`), and the devices' (clientAuth, CN = device id, 90 days unless
+settings say otherwise). The subject of a CSR is never looked at: the name comes from the token's record."""
 
 import ipaddress
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from pathlib import Path
 from beamfleet_bundles import durable, pki
 from beamfleet_bundles.names import check_device
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -21,13 +22,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from beamfleet_server.clock import Clock
 from beamfleet_server.errors import ServerError
 
-DEVICE_DAYS = 90
-SERVER_DAYS = 397
+DEVICE_LIFE_S = 90 * 86_400
+SERVER_LIFE_S = 397 * 86_400
 AUTHORITY_DAYS = 20 * 365
 LIST_DAYS = 400
 """A server that is down for a month must not lock the fleet out: an expired list does."""
+ID_LENGTH = 12
+FIRST = "authority"
+"""The stem of the files of the authority that the first start makes."""
 BACKDATED = timedelta(hours=1)
-"""Certificates begin a little in the past: a device's clock may be behind the server's."""
+"""Certificates begin a little in the past, a tenth of their life at most: a device's clock may be behind the
+server's."""
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -39,6 +44,8 @@ class Certificate:
     not_before: int
     not_after: int
     der: bytes
+    authority: str = ""
+    """The id of the authority that signed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +57,56 @@ class KeyPair:
 
 
 class FleetAuthority:
-    """The CA in a directory; made there by `open` if it is not there yet."""
+    """A CA whose files are `STEM.key` and `STEM.pem` in a directory; `open` makes it if it is not there yet."""
 
     def __init__(
-        self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, directory: Path, clock: Clock
+        self,
+        key: ec.EllipticCurvePrivateKey,
+        certificate: x509.Certificate,
+        directory: Path,
+        clock: Clock,
+        device_life_s: int = DEVICE_LIFE_S,
+        server_life_s: int = SERVER_LIFE_S,
     ) -> None:
         self._key = key
         self.certificate = certificate
+        self.id = authority_id(certificate)
         self._directory = directory
         self._clock = clock
+        self._device_life_s = device_life_s
+        self._server_life_s = server_life_s
 
     @classmethod
-    def open(cls, directory: Path, clock: Clock) -> "FleetAuthority":
-        """Load `authority.{key,pem}`. The certificate is written last: without it nothing was signed, and both are
-        made anew."""
-        key_path, certificate_path = directory / "authority.key", directory / "authority.pem"
+    def open(
+        cls,
+        directory: Path,
+        clock: Clock,
+        device_life_s: int = DEVICE_LIFE_S,
+        server_life_s: int = SERVER_LIFE_S,
+        stem: str = FIRST,
+    ) -> "FleetAuthority":
+        """Load it. The certificate is written last: without it nothing was signed, and both are made anew."""
+        key_path, certificate_path = directory / f"{stem}.key", directory / f"{stem}.pem"
         if not certificate_path.exists():
-            key = ec.generate_private_key(ec.SECP256R1())
-            durable.replace(key_path, _key_pem(key), 0o600)
-            durable.replace(certificate_path, _pem(_self_signed(key, clock())))
-        loaded = serialization.load_pem_private_key(key_path.read_bytes(), None)
+            _write(directory, stem, ec.generate_private_key(ec.SECP256R1()), clock())
+        try:
+            key_pem = key_path.read_bytes()
+        except OSError as error:
+            hint = "bring it back from a backup"
+            raise ServerError("server.data_unusable", f"cannot read {key_path}: {error.strerror}", hint) from None
+        loaded = serialization.load_pem_private_key(key_pem, None)
         if not isinstance(loaded, ec.EllipticCurvePrivateKey):
             raise ServerError("server.data_unusable", f"{key_path} is not an EC key")
-        return cls(loaded, x509.load_pem_x509_certificate(certificate_path.read_bytes()), directory, clock)
+        certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+        return cls(loaded, certificate, directory, clock, device_life_s, server_life_s)
+
+    @classmethod
+    def create(cls, directory: Path, clock: Clock, device_life_s: int, server_life_s: int) -> "FleetAuthority":
+        """A further one, whose files have its id in their names."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        stem = f"{FIRST}-{key_fingerprint(key.public_key())[:ID_LENGTH]}"
+        _write(directory, stem, key, clock())
+        return cls.open(directory, clock, device_life_s, server_life_s, stem)
 
     @property
     def pem(self) -> bytes:
@@ -85,8 +119,11 @@ class FleetAuthority:
         return self.certificate.public_bytes(serialization.Encoding.DER)
 
     def issue_device(self, device: str, public_key: ec.EllipticCurvePublicKey) -> Certificate:
-        """A certificate of `DEVICE_DAYS` days for `device`; error `name.device`."""
-        return _kept(self._sign(check_device(device), public_key, DEVICE_DAYS, ExtendedKeyUsageOID.CLIENT_AUTH, ()))
+        """A certificate for `device`, for as long as such a one is good here; error `name.device`."""
+        signed = self._sign(check_device(device), public_key, self._device_life_s, ExtendedKeyUsageOID.CLIENT_AUTH, ())
+        facts = pki.read_certificate(signed)
+        der = signed.public_bytes(serialization.Encoding.DER)
+        return Certificate(facts.serial, facts.not_before, facts.not_after, der, self.id)
 
     def revocation_list(self, serials: Mapping[str, int], began: int) -> bytes:
         """The signed list (PEM) of certificates that are refused: serial in hex -> Unix seconds since when. It counts
@@ -106,59 +143,65 @@ class FleetAuthority:
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def server_pair(self, names: Sequence[str]) -> KeyPair:
-        """The server's key and certificate for `names` and the local ones; made anew when the names change or at 2/3
-        of its life."""
+        """The server's key and certificate for `names` and the local ones; made anew when the names change, when
+        another authority has signed it, or at 2/3 of its life."""
         wanted = tuple(dict.fromkeys((*names, *LOCAL_NAMES)))
         pair = KeyPair(self._directory / "server.pem", self._directory / "server.key")
-        if not self._serves(pair, wanted):
+        if not self._good(pair) or names_of(pair) != [_general_name(name) for name in wanted]:
             key = ec.generate_private_key(ec.SECP256R1())
-            signed = self._sign(wanted[0], key.public_key(), SERVER_DAYS, ExtendedKeyUsageOID.SERVER_AUTH, wanted)
+            signed = self._sign(
+                wanted[0], key.public_key(), self._server_life_s, ExtendedKeyUsageOID.SERVER_AUTH, wanted
+            )
             pair.certificate.unlink(missing_ok=True)
             durable.replace(pair.key, _key_pem(key), 0o600)
             durable.replace(pair.certificate, _pem(signed))
         return pair
 
     def client_pair(self, name: str) -> KeyPair:
-        """A new key and certificate with which the server itself is a client under `name`."""
+        """The key and certificate with which the server itself is a client under `name`; made anew as that of
+        `server_pair`."""
         pair = KeyPair(self._directory / f"client{name}.pem", self._directory / f"client{name}.key")
-        key = ec.generate_private_key(ec.SECP256R1())
-        durable.replace(pair.key, _key_pem(key), 0o600)
-        signed = self._sign(name, key.public_key(), SERVER_DAYS, ExtendedKeyUsageOID.CLIENT_AUTH, ())
-        durable.replace(pair.certificate, _pem(signed))
+        if not self._good(pair):
+            key = ec.generate_private_key(ec.SECP256R1())
+            signed = self._sign(name, key.public_key(), self._server_life_s, ExtendedKeyUsageOID.CLIENT_AUTH, ())
+            pair.certificate.unlink(missing_ok=True)
+            durable.replace(pair.key, _key_pem(key), 0o600)
+            durable.replace(pair.certificate, _pem(signed))
         return pair
 
-    def _serves(self, pair: KeyPair, names: Sequence[str]) -> bool:
+    def _good(self, pair: KeyPair) -> bool:
         if not (pair.certificate.exists() and pair.key.exists()):
             return False
         certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
-        alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-        renew_at = certificate.not_valid_before_utc + life * 2 / 3
-        return list(alternative) == [_general_name(name) for name in names] and _at(self._clock()) < renew_at
+        return (
+            _signed_by(certificate, self.certificate)
+            and _at(self._clock()) < certificate.not_valid_before_utc + life * 2 / 3
+        )
 
     def _sign(
         self,
         name: str,
         public_key: ec.EllipticCurvePublicKey,
-        days: int,
+        life_s: int,
         usage: x509.ObjectIdentifier,
         names: Sequence[str],
     ) -> x509.Certificate:
-        now = _at(self._clock())
-        authority_id = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        now, life = _at(self._clock()), timedelta(seconds=life_s)
+        identifier = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         builder = (
             x509.CertificateBuilder()
             .subject_name(_name(name))
             .issuer_name(self.certificate.subject)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - BACKDATED)
-            .not_valid_after(now + timedelta(days=days))
+            .not_valid_before(now - min(BACKDATED, life / 10))
+            .not_valid_after(now + life)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority_id), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
         )
         if names:
             builder = builder.add_extension(
@@ -174,12 +217,42 @@ def key_fingerprint(key: ec.EllipticCurvePublicKey) -> str:
     return digest.finalize().hex()
 
 
+def authority_id(certificate: x509.Certificate) -> str:
+    """The id of an authority: the beginning of its key's fingerprint."""
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ServerError("server.data_unusable", "the authority's key is not an EC key")
+    return key_fingerprint(key)[:ID_LENGTH]
+
+
+def names_of(pair: KeyPair) -> list[x509.GeneralName]:
+    """The names for which a certificate is good."""
+    certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+    return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+
+
+def _write(directory: Path, stem: str, key: ec.EllipticCurvePrivateKey, now: int) -> None:
+    durable.replace(directory / f"{stem}.key", _key_pem(key), 0o600)
+    durable.replace(directory / f"{stem}.pem", _pem(_self_signed(key, now)))
+
+
+def _signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
 def _self_signed(key: ec.EllipticCurvePrivateKey, now: int) -> x509.Certificate:
+    """Each one has a subject of its own: OpenSSL looks for issuers and revocation lists by that. It is short, since it
+    travels in each handshake three times."""
     public_key = key.public_key()
+    name = _name(f"fleet CA {key_fingerprint(public_key)[:ID_LENGTH]}")
     return (
         x509.CertificateBuilder()
-        .subject_name(_name("beamfleet fleet CA"))
-        .issuer_name(_name("beamfleet fleet CA"))
+        .subject_name(name)
+        .issuer_name(name)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(_at(now) - BACKDATED)
@@ -189,12 +262,6 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, now: int) -> x509.Certificate:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .sign(key, hashes.SHA256())
     )
-
-
-def _kept(certificate: x509.Certificate) -> Certificate:
-    facts = pki.read_certificate(certificate)
-    der = certificate.public_bytes(serialization.Encoding.DER)
-    return Certificate(facts.serial, facts.not_before, facts.not_after, der)
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:

@@ -1,12 +1,13 @@
 """Owns the layout of the data directory, its lock, and what the server remembers beside the database.
 
-DATA/beamfleet.db           everything that is a row
-DATA/ca/                    fleet CA, the server's own certificates and keys
+DATA/beamfleet.db           everything that is a row, unless it is in PostgreSQL
+DATA/ca/                    the fleet's authorities, the server's own certificates and keys
 DATA/keys/                  online TUF keys: snapshot, timestamp, director
 DATA/broker/                mosquitto.conf, acl, what mosquitto keeps
 DATA/bundles/manifests|packs/   published files; a published path never changes its bytes
+DATA/evidence/DEVICE/       what devices handed in, sealed; `evidence` has the layout
 DATA/quarantine/            uploads that have not been verified; emptied at each start
-DATA/admin.token            token of the first operator      DATA/ca.pem      the fleet CA's certificate
+DATA/admin.token            token of the first operator      DATA/ca.pem      the trusted authorities
 DATA/server.json            addresses, ports and pid of the running (or last) server
 DATA/lock                   held while a server runs, with its pid
 """
@@ -23,7 +24,7 @@ from beamfleet_bundles import durable
 
 from beamfleet_server.errors import ServerError
 
-LISTENERS = ("operators", "devices", "enrolment", "mqtt")
+LISTENERS = ("operators", "devices", "enrolment", "mqtt", "metrics")
 
 
 class DataDirectory:
@@ -38,6 +39,7 @@ class DataDirectory:
         self.broker = root / "broker"
         self.manifests = root / "bundles" / "manifests"
         self.packs = root / "bundles" / "packs"
+        self.evidence = root / "evidence"
         self.quarantine = root / "quarantine"
         self.admin_token = root / "admin.token"
         self.ca_certificate = root / "ca.pem"
@@ -51,7 +53,9 @@ class DataDirectory:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._take_lock()
             shutil.rmtree(self.quarantine, ignore_errors=True)
-            for directory in (self.ca, self.keys, self.broker, self.manifests, self.packs, self.quarantine):
+            for directory in (
+                self.ca, self.keys, self.broker, self.manifests, self.packs, self.evidence, self.quarantine,
+            ):  # fmt: skip
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             self.close()

@@ -58,7 +58,7 @@ class Delivery:
             try:
                 await self._keep_up(connection, epoch)
             except ServerError as error:
-                _log.warning("assignments wait for the broker", code=error.code)
+                _log.warning("assignments wait for the broker", code=error.code, detail=error.message)
                 await asyncio.sleep(RETRY_S)
 
     async def repeat(self) -> None:
@@ -81,7 +81,7 @@ class Delivery:
             try:
                 await self._publish(due)
             except ServerError as error:
-                _log.warning("assignments wait for the broker", code=error.code)
+                _log.warning("assignments wait for the broker", code=error.code, detail=error.message)
 
     async def _keep_up(self, connection: Connected, epoch: str) -> None:
         last = await asyncio.to_thread(self._store.assignments.last_publication)

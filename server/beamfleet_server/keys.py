@@ -16,21 +16,23 @@ from securesystemslib.signer import CryptoSigner, Key
 
 from beamfleet_server.clock import Clock
 from beamfleet_server.store.assignments import Wanted
+from beamfleet_server.tracing.ids import TraceIds
 
 
 class OnlineKeys:
-    """The signers by role."""
+    """The signers by role. `trace_ids` are those of the assignments' traces, None where nobody traces."""
 
-    def __init__(self, signers: Mapping[str, CryptoSigner], clock: Clock) -> None:
+    def __init__(self, signers: Mapping[str, CryptoSigner], clock: Clock, *, traced: bool = False) -> None:
         self.signers = signers
         self._clock = clock
+        self.trace_ids = TraceIds(signers[DIRECTOR].public_key.keyid) if traced else None
 
     @classmethod
-    def open(cls, directory: Path, clock: Clock) -> "OnlineKeys":
+    def open(cls, directory: Path, clock: Clock, *, traced: bool = False) -> "OnlineKeys":
         """Load the keys from `directory`; make those that are not there. Errors `trust.key_*`."""
         paths = {role: directory / f"{role}.key" for role in ONLINE_ROLES}
         signers = {role: keys.load(path) if path.exists() else keys.generate(path) for role, path in paths.items()}
-        return cls(signers, clock)
+        return cls(signers, clock, traced=traced)
 
     @property
     def public(self) -> dict[str, Key]:
@@ -55,6 +57,13 @@ class OnlineKeys:
             path=wanted.path,
             length=wanted.length,
             sha256=wanted.sha256,
+            force=wanted.force and wanted.path is not None,
+            traceparent=self._traceparent(wanted),
         )
         expires = datetime.fromtimestamp(now, UTC) + assignment.LIFETIME
         return assignment.sign(said, self.signers[DIRECTOR], expires)
+
+    def _traceparent(self, wanted: Wanted) -> str:
+        if self.trace_ids is None or not wanted.traced or wanted.rollout is None or wanted.path is None:
+            return ""
+        return self.trace_ids.parent(wanted.rollout, wanted.device, wanted.attempt)

@@ -37,4 +37,5 @@ def configure(form: Literal["console", "json"], level: str) -> None:
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
         )
     )
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what it warns of, `refusals` tells
     logging.basicConfig(handlers=[handler], level=max(LEVELS[level], logging.WARNING), force=True)

@@ -11,13 +11,14 @@ import asyncio
 import json
 import ssl
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from beamfleet_bundles import pki
 from beamfleet_bundles.pki import CertificateFacts
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from beamfleet_server.ca import KeyPair
+from beamfleet_server.refusals import REQUESTS, TOLD
 
 NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL: the dates are checked by the caller."""
@@ -71,9 +72,12 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """Put the certificate into the scope that uvicorn has just made."""
+        """Put the certificate into the scope that uvicorn has just made, and a way to cut who does not read."""
         super().on_message_begin()
-        self.scope["extensions"] = {"tls": {"client_cert_chain": self._client_cert_chain}}
+        self.scope["extensions"] = {
+            "tls": {"client_cert_chain": self._client_cert_chain},
+            "beamfleet": {"abort": self.transport.abort},
+        }
 
     def on_headers_complete(self) -> None:
         """The headers are here: the application has the rest."""
@@ -128,6 +132,12 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         self._headers_came()
         if self.transport.is_closing():
             return
+        if not self._told():
+            address = self.client[0] if self.client else ""
+            REQUESTS.tell(address, code, status=status, address=address)
+        if self.cycle is not None and self._in_message and self.cycle.response_started:
+            self.transport.close()
+            return
         told = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code, "hint": ""}
         body = json.dumps(told).encode()
         head = (
@@ -136,6 +146,14 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+    def _told(self) -> bool:
+        """Whether the log has the refusal of this very request; from now on it has."""
+        if not self._in_message:
+            return False
+        scope = cast("dict[str, Any]", self.scope)
+        told, scope[TOLD] = bool(scope.get(TOLD)), True
+        return told
 
     def shutdown(self) -> None:
         """The server stops: an idle connection ends at once. A TLS good-bye would wait for an answer, up to 30
@@ -150,6 +168,12 @@ def peer_of(scope: Mapping[str, Any]) -> CertificateFacts | None:
     """The client of an ASGI scope, or None if it showed no certificate; error `pki.certificate`."""
     chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", [])
     return pki.read_certificate(pki.load_certificate(chain[0].encode())) if chain else None
+
+
+def peer_der(scope: Mapping[str, Any]) -> bytes:
+    """The bytes (DER) of the certificate of an ASGI scope's client; empty if it showed none."""
+    chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", [])
+    return ssl.PEM_cert_to_DER_cert(chain[0]) if chain else b""
 
 
 def operators_context(pair: KeyPair) -> ssl.SSLContext:
@@ -170,7 +194,8 @@ def devices_context(pair: KeyPair, authority_pem: bytes) -> ssl.SSLContext:
 
 
 def enrolment_context(pair: KeyPair, authority_pem: bytes) -> ssl.SSLContext:
-    """TLS in which a client certificate is optional and its dates are not checked: that is the renewal's business."""
+    """TLS in which a client certificate is optional and its dates are not checked: that is the renewal's business.
+    `authority_pem`: also those that are no longer trusted for anything else."""
     context = devices_context(pair, authority_pem)
     context.verify_mode = ssl.CERT_OPTIONAL
     context.verify_flags |= NO_CHECK_TIME

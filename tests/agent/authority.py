@@ -15,9 +15,10 @@ class Authority:
     """Writes `ca.pem` into `folder`; `issue` writes pairs beside it."""
 
     def __init__(self, folder: Path) -> None:
+        self._name = f"test fleet {folder.name}"
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._key = folder, ec.generate_private_key(ec.SECP256R1())
-        self.certificate = self._sign("test fleet", self._key.public_key(), x509.BasicConstraints(True, 0))
+        self.certificate = self._sign(self._name, self._key.public_key(), x509.BasicConstraints(True, 0))
         self.path = folder / "ca.pem"
         self.path.write_bytes(self.certificate.public_bytes(Encoding.PEM))
 
@@ -41,7 +42,7 @@ class Authority:
         ends: datetime | None = None,
     ) -> x509.Certificate:
         now = datetime.now(UTC) if ends is None else ends - timedelta(days=1)
-        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test fleet")])
+        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self._name)])
         addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         return (

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from beamfleet_bundles import topics
@@ -38,9 +39,9 @@ def free_port() -> int:
 class Broker:
     """Starts at once; `kill` and `start` are what a crash and a supervisor do."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, ends: datetime | None = None) -> None:
         self._authority, self.port = authority, free_port()
-        certificate, key = authority.issue("broker")
+        certificate, key = authority.issue("broker", ends)
         self._configuration = authority.folder / "mosquitto.conf"
         self._configuration.write_text(
             CONFIGURATION.format(

@@ -1,6 +1,7 @@
 """A server as a device's worker sees it, for tests: real TLS, real signatures, and answers that a test may spoil."""
 
 import base64
+import json
 import ssl
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from beamfleet_bundles.assignment import Assignment
 from beamfleet_bundles.facts import Facts
 
 from tests.agent.authority import Authority
-from tests.agent.device import lay_down, words
+from tests.agent.device import identify, lay_down, words
 from tests.support.repository import Repository, manifest
 
 DEVICE = "gw-1"
@@ -36,6 +37,10 @@ class SmallCentre:
         )  # fmt: skip
         self.answer: Callable[[str | None], bytes] = lambda nonce: self.sign(nonce=nonce)
         self.asked: list[str] = []
+        self.evidence = b""
+        """What has come of the evidence that the device hands in."""
+        self.keeps: Callable[[int, bytes], int] = lambda _offset, piece: len(piece)
+        """How much of a piece is kept: less than all of it, and the line breaks; below 0 the server is busy."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*authority.issue("api"))
@@ -66,14 +71,17 @@ class SmallCentre:
             "root_json_base64": base64.b64encode(self.repo.root).decode(),
         }
         paths = lay_down(root, words(DEVICE, server=addresses, **trusted))
-        for given, place in zip(self._authority.issue(DEVICE), (paths.cert, paths.key), strict=True):
-            Path(place).write_bytes(given.read_bytes())
+        identify(paths, *self._authority.issue(DEVICE))
         return paths
 
     def later(self, **passed: float) -> None:
         """Time passes at the server, and it signs its metadata again."""
         self.repo.now += timedelta(**passed)
         self.repo.publish()
+
+    def progress(self) -> bytes:
+        """What the server says of the evidence."""
+        return json.dumps({"received": len(self.evidence)}).encode()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         centre = self
@@ -85,14 +93,33 @@ class SmallCentre:
                 parts = urlsplit(self.path)
                 centre.asked.append(parts.path)
                 try:
-                    if parts.path == "/assignment":
+                    if parts.path == "/evidence":
+                        content = centre.progress()
+                    elif parts.path == "/assignment":
                         content = centre.answer(parse_qs(parts.query).get("nonce", [None])[0])
                     else:
                         content = b"".join(centre.repo(parts.path.removeprefix("/metadata/")))
                 except FileNotFoundError:
                     self.send_error(404)
                     return
-                self.send_response(200 if content else 204)
+                self.say(200 if content else 204, content)
+
+            def do_PUT(self) -> None:
+                query = parse_qs(urlsplit(self.path).query)
+                offset, piece = int(query["offset"][0]), self.rfile.read(int(self.headers["Content-Length"]))
+                assert offset <= len(centre.evidence)
+                kept = centre.keeps(offset, piece)
+                if kept < 0:
+                    self.send_error(503)
+                    return
+                centre.evidence = centre.evidence[:offset] + piece[:kept]
+                if kept < len(piece):
+                    self.close_connection = True
+                    return
+                self.say(200, centre.progress())
+
+            def say(self, status: int, content: bytes) -> None:
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)

@@ -38,7 +38,7 @@ class Worker:
             [sys.executable, "-I", "-m", "beamfleet_agent.worker", str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        self.tell({"job": job, "root": str(root), "sequence": 0, "floor": 0, **more})
+        self.tell({"job": job, "root": str(root), "sequence": 0, "floors": {}, **more})
 
     def tell(self, line: dict[str, Any]) -> None:
         assert self.process.stdin is not None
@@ -61,6 +61,12 @@ class Worker:
 def work(root: Path, job: str, **more: Any) -> dict[str, Any]:
     """The last line of a job: {"result": ...} or {"error": ...}."""
     return Worker(root, job, **more).lines()[-1]
+
+
+def identify(paths: Paths, certificate: Path, key: Path) -> None:
+    """Make this pair the one that the device uses."""
+    Path(paths.pair).write_bytes(certificate.read_bytes() + key.read_bytes())
+    Path(paths.pair).chmod(0o600)
 
 
 def lay_down(root: Path, given: dict[str, Any]) -> Paths:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from beamfleet_agent import monitor
 from beamfleet_agent.errors import AgentError
-from beamfleet_agent.journal import Journal
+from beamfleet_agent.journal import Journal, Ledger
 from beamfleet_agent.loop import Loop
 from beamfleet_agent.paths import Paths
 from beamfleet_agent.slots import present
+from beamfleet_agent.update_state import State, Update
 
 from tests.agent.device import Worker, lay_down, words
 from tests.agent.resident import Device
@@ -108,6 +110,29 @@ def test_a_hook_that_says_no_ends_the_attempt_with_its_words_and_the_running_rel
     assert remembered[0].spent == ((new, 1),)
 
 
+@pytest.mark.parametrize(("stale_s", "reason"), [(60.0, "health"), (-1.0, "unconfirmed")], ids=["awake", "frozen"])
+def test_what_was_seen_before_the_agent_was_frozen_is_no_evidence_of_how_the_trial_ended(
+    device: Device,
+    bundles: Bundles,
+    spin: Spin,
+    runs: str,
+    monkeypatch: pytest.MonkeyPatch,
+    stale_s: float,
+    reason: str,
+) -> None:
+    paths = device.paths
+    device.agent.install(str(bundles[0][1]))
+    new = takes(paths, spin).split()[1]
+    writes(paths, "state", f"format=1\nslot={new}\nprevious={runs}\nphase=trial\nattempt=1\nstarts=2\n")
+    spin("what is wrong while it starts", lambda: device.agent.state.update.reason == "health")
+    monkeypatch.setattr(monitor, "STALE_S", stale_s)
+    ended = f"slot={runs}\nphase=reverted\nstarts=3\nfailed={new}:1:unconfirmed\ncause=revert\n"
+    writes(paths, "state", f"format=1\n{ended}")
+    spin("the revert", lambda: device.agent.state.update.phase == "reverted")
+    assert device.agent.state.update.reason == reason
+    assert device.agent.state.spent == (((new, 1),) if reason == "health" else ())
+
+
 @pytest.mark.usefixtures("runs")
 def test_a_release_that_does_not_answer_makes_the_agent_ring_once_for_each_sample(
     loop: Loop, paths: Paths, spin: Spin, tmp_path: Path
@@ -154,3 +179,18 @@ def test_a_rollback_to_a_lower_schema_of_the_data_is_refused_with_the_way_to_for
     assert (refused.value.code, "rollback --force" in refused.value.hint) == ("update.lower_schema", True)
     device.agent.rollback(forced=True)
     assert takes(paths, spin) == "rollback"
+
+
+def test_an_agent_that_starts_in_mid_trial_goes_on_with_the_trace(
+    loop: Loop, paths: Paths, runs: str, tmp_path: Path, spin: Spin
+) -> None:
+    trial = Update("trial", runs, attempt=1, sequence=1, origin="assignment", trace=f"00-{'a' * 32}-{'b' * 16}-01")
+    Journal(paths.journal).write(State(trial, sequence=1), Ledger(boot=1, starts=1))
+    writes(paths, "state", f"format=1\nslot={runs}\nphase=trial\nattempt=1\nstarts=1\n")
+    device = Device(loop, paths, tmp_path / "log")
+    assert device.logged("agent started")[0]["trace_id"] == "a" * 32
+    writes(paths, "state", f"format=1\nslot={runs}\nphase=committed\nattempt=1\nstarts=1\n")
+    spin("the commit", lambda: device.agent.state.update.phase == "committed")
+    device.agent.stop()
+    assert device.logged("update")[-1]["trace_id"] == "a" * 32
+    assert "trace_id" not in device.logged("agent stopped")[0]

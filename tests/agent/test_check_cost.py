@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 from beamfleet_agent.paths import Paths
-from beamfleet_agent.worker.centre import Centre
+from beamfleet_agent.worker.centre import Centre, Order
 from beamfleet_agent.worker.job import Job
 from urllib3.util import SKIP_HEADER
 
@@ -117,7 +117,7 @@ def check(paths: Paths, known: str = "") -> str:
     centre = Centre(Job({"job": "poll", "root": paths.root}), datetime.now(UTC))
     tag, document = centre.ask(known)
     if document:
-        centre.pushed(document, 0)
+        centre.pushed(document, Order(0))
     centre.refresh()
     centre.transport._session.close()
     return tag

@@ -12,6 +12,7 @@ from beamfleet_agent.journal import Ledger
 from beamfleet_agent.loop import Loop
 from beamfleet_agent.paths import Paths
 from beamfleet_agent.reports import Reports
+from beamfleet_agent.telemetry import rhythm
 from beamfleet_bundles import messages
 from hypothesis import given
 from hypothesis import strategies as st
@@ -174,10 +175,10 @@ def test_an_outcome_is_one_event_in_the_life_of_a_device() -> None:
         sent.append(payload)
         return True
 
-    reports = Reports(Ledger(boot=3), send, heard=True)
+    reports = Reports(Ledger(boot=3), send, rhythm("wired"), heard=True)
     no = Answer(B, 1, 1, "10-restore\u202e", "no\nbackup \x1b[2J")
     reports.hook("revert", no)
-    reports = Reports(reports.ledger._replace(boot=4), send, heard=True)  # the agent starts again
+    reports = Reports(reports.ledger._replace(boot=4), send, rhythm("wired"), heard=True)  # the agent starts again
     reports.hook("revert", no)
     reports.hook("revert", no._replace(status=0))
     reports.hook("commit", no._replace(status=0, name="-"))

@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.journal import Journal, Ledger, decode, encode
+from beamfleet_agent.probes import Probe
 from beamfleet_agent.update_state import PHASES, Release, State, Update
 from hypothesis import given
 from hypothesis import strategies as st
 
 NAMES = st.text(max_size=20)
 RELEASES = st.builds(
-    Release, st.text("0123456789abcdef", min_size=64, max_size=64), NAMES, NAMES, st.lists(NAMES).map(tuple)
-)
+    Release, st.text("0123456789abcdef", min_size=64, max_size=64), NAMES, NAMES, st.lists(NAMES).map(tuple),
+    probes=st.lists(st.builds(Probe, NAMES, NAMES, NAMES, st.integers(0, 3600)), max_size=3).map(tuple),
+    confirm=st.booleans(),
+)  # fmt: skip
 STATES = st.builds(
     lambda **durable: State(**durable),  # noqa: PLW0108 - builds would fill in the rest of a bare State as well
     update=st.builds(Update, phase=st.sampled_from(PHASES), slot=NAMES, detail=NAMES, attempt=st.integers(0, 99)),
@@ -22,7 +25,8 @@ STATES = st.builds(
     sequence=st.integers(0, 2**53),
     spent=st.lists(st.tuples(NAMES, st.integers(0, 99))).map(tuple),
     releases=st.lists(RELEASES, max_size=4).map(tuple),
-    floor=st.integers(0, 99),
+    floors=st.dictionaries(NAMES, st.integers(0, 99)).map(lambda floors: tuple(sorted(floors.items()))),
+    director=NAMES,
 )
 LEDGERS = st.builds(
     Ledger, st.integers(0, 2**40), st.integers(0, 2**40), st.lists(st.dictionaries(NAMES, NAMES)).map(tuple),
@@ -69,7 +73,7 @@ def test_the_journal_of_the_first_version_stays_readable() -> None:
     assert remembered is not None
     state, ledger = remembered
     assert (state.update.phase, state.update.version, state.sequence) == ("trial", "1.1.0", 1_760_000_000)
-    assert (state.spent, state.floor) == ((("b" * 32, 1),), 3)
+    assert (state.spent, state.floors, state.director) == ((("b" * 32, 1),), (("gateway", 3),), "")
     assert state.releases[0].permanent == ("kernel", "stdlib", "gateway")
     assert (ledger.boot, ledger.starts, ledger.outbox[0]["kind"]) == (12, 5, "restart")
 
@@ -83,17 +87,61 @@ def test_the_journal_of_the_version_with_hooks_stays_readable() -> None:
     )  # fmt: skip
     assert [release.data_schema for release in state.releases] == [6, 7]
     assert ledger.hooks == (("post-swap", "a" * 32, 1, 0), ("commit", "a" * 32, 1, 1))
-    assert encode(state, ledger) == (GOLDEN / "journal.v1-hooks.json").read_bytes()
+    assert state.floors == (("gateway", 4),)
+
+
+def test_the_journal_of_the_version_with_a_floor_for_each_product_stays_readable() -> None:
+    remembered = decode((GOLDEN / "journal.v1-floors.json").read_bytes())
+    assert remembered is not None
+    state, ledger = remembered
+    assert (state.floors, state.director) == ((("camera", 9), ("gateway", 4)), f"{'1' * 64} {'2' * 64}")
+    assert state.done == ("", 0)
+    assert json.loads(encode(state, ledger))["content"]["floor"] == 9, "an older agent knows one for all"
+
+
+def test_the_journal_of_the_version_that_remembers_what_was_carried_out_stays_readable() -> None:
+    remembered = decode((GOLDEN / "journal.v1-done.json").read_bytes())
+    assert remembered is not None
+    state, _ = remembered
+    assert (state.done, state.update.origin) == (("b" * 32, 2), "file")
+    assert state.update.trace_id == ""
+
+
+def test_the_journal_of_the_version_that_traces_stays_readable() -> None:
+    remembered = decode((GOLDEN / "journal.v1-trace.json").read_bytes())
+    assert remembered is not None
+    state, ledger = remembered
+    assert (state.update.trace_id, state.update.span_id) == ("c" * 32, "d" * 16)
+    assert encode(state, ledger) == (GOLDEN / "journal.v1-trace.json").read_bytes()
+
+
+def test_the_journal_of_the_version_with_probes_that_go_on_stays_readable() -> None:
+    remembered = decode((GOLDEN / "journal.v1-probes.json").read_bytes())
+    assert remembered is not None
+    (release,) = remembered[0].releases
+    assert release.probes == (
+        Probe("startup", "http", "8080/up", failure_threshold=30),
+        Probe("readiness", "tcp", "5432", initial_delay_s=5, period_s=3, success_threshold=2),
+        Probe("liveness", "erlang", timeout_s=4),
+    )
+    assert release.confirm is True
 
 
 def test_every_sample_is_read_by_a_test() -> None:
-    assert {path.name for path in GOLDEN.iterdir()} == {"journal.v1.json", "journal.v1-hooks.json"}
+    assert {path.name for path in GOLDEN.iterdir()} == {
+        "journal.v1.json",
+        "journal.v1-hooks.json",
+        "journal.v1-floors.json",
+        "journal.v1-done.json",
+        "journal.v1-trace.json",
+        "journal.v1-probes.json",
+    }
 
 
 def test_what_this_version_writes_has_everything_that_an_older_one_reads() -> None:
     """An older agent looks for the keys of its own sample and passes over others: none may go or change its kind."""
     older = json.loads((GOLDEN / "journal.v1.json").read_bytes())
-    newer = json.loads((GOLDEN / "journal.v1-hooks.json").read_bytes())
+    newer = json.loads((GOLDEN / "journal.v1-done.json").read_bytes())
     assert older["v"] == newer["v"]
     pairs = [
         (older["content"], newer["content"]),

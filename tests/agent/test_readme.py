@@ -10,8 +10,8 @@ from beamfleet_agent.update_state import State
 from tests.repo.tree import DISTRIBUTIONS, ROOT
 
 README = (ROOT / "agent/README.md").read_text()
-OURS = re.compile(r"(agent|boot|enrol|setup|slot|update|worker)\.[a-z_]+")
-RAISING = {"AgentError", "Failed", "Tell", "_refusal", "_damaged"}
+OURS = re.compile(r"(agent|boot|certificate|enrol|evidence|renew|setup|slot|update|worker)\.[a-z_]+")
+RAISING = {"AgentError", "LaterError", "RefusedError", "UntrustedError", "Failed", "Tell", "_refusal", "_damaged"}
 
 
 def codes_in_the_code() -> set[str]:

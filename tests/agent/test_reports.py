@@ -1,22 +1,39 @@
 """Reports: in the shapes that the server takes, numbered, kept until acknowledged, clean whatever they are made of."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from beamfleet_agent.boot import parse
-from beamfleet_agent.health import Host, Sample
 from beamfleet_agent.inventory import Inventory
 from beamfleet_agent.journal import Ledger
-from beamfleet_agent.reports import OUTBOX, RESEND_CAP_S, Reports, clean, word
+from beamfleet_agent.reports import OUTBOX, RESEND_CAP_S, UNCHECKED, WITH_EVIDENCE, Reports, clean, word
+from beamfleet_agent.telemetry import rhythm
 from beamfleet_agent.update_state import PHASES, Release, State, Update
 from beamfleet_bundles import messages
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import to_builtins
 
 RELEASE = Release("a" * 64, "gateway", "1.1.0", ("kernel",))
 INVENTORY = Inventory(
-    "0.1.0", "x86_64", "glibc", "2.36", "", "", "6.1", "Debian", "3.11.2", "ext4", False, 1 << 30, 2, 1 << 30
+    "0.1.0",
+    "x86_64",
+    "glibc",
+    "2.36",
+    "",
+    "",
+    "6.1",
+    "Debian",
+    "3.11.2",
+    "ext4",
+    False,
+    1 << 30,
+    2,
+    1 << 30,
+    "Europe/Berlin",
+    "wifi",
 )
 BOOT = parse(
     b"format=1\nslot=" + b"a" * 32 + b"\nprevious=\nphase=committed\nattempt=1\nboots=0\npower_losses=2\nstarts=5\n"
@@ -24,9 +41,9 @@ BOOT = parse(
     + b"b" * 32
     + b":1:crash\nlast_request=3\nresult=ok\nboot_id=x\n"
 )
+VERSIONS = {"root": 1, "timestamp": 5, "snapshot": 5, "targets": 2, "products": {"gateway": 3}}
 LEDGER = Ledger(boot=7)
-HOST = Host((12, 8, 5), 1 << 28, 1 << 30)
-SAMPLE = Sample(5, 1234, ("kernel", "gateway"), {"total": 5, "processes": 3}, 40, 3, 0)
+EVIDENCE = {"slogan": "no more memory", "status": "ended with 1", "log": ("one", "two")}
 
 
 class Wire:
@@ -49,28 +66,40 @@ class Wire:
 
 def made(ledger: Ledger = LEDGER, heard: bool = True) -> tuple[Reports, Wire]:
     wire = Wire()
-    return Reports(ledger, wire, heard=heard), wire
+    return Reports(ledger, wire, rhythm("metered"), heard=heard), wire
 
 
 def test_every_message_is_one_that_the_server_takes() -> None:
     reports, wire = made()
     reports.state(BOOT, State(Update("trial", "a" * 32, "a" * 64, "gateway", "1.1.0", 2), sequence=9), INVENTORY)
-    reports.event("restart", "crash", "status 1", "a" * 32, starts=5)
+    reports.event("restart", "crash", "status 1", "a" * 32, EVIDENCE, starts=5)
     reports.flush()
-    reports.health("healthy", SAMPLE, HOST, 5, 120)
-    reports.health("unknown", None, Host((), 0, 0), 0, 120)
+    reports.health({"time": 1, "verdict": "unknown", "starts": 0, "beam": None}, 120)
     reports.progress(Update("downloading", manifest="a" * 64), 10, 100)
-    event, state, health, _, progress = wire.take()
+    event, state, health, progress = wire.take()
     assert (state.slot, state.phase, state.power_losses, state.update.phase, state.sequence) == (
         "a" * 32, "committed", 2, "trial", 9,
     )  # fmt: skip
     assert (event.cause, event.data) == ("crash", {"starts": 5})
-    assert (health.applications, health.load, health.memory["total"]) == (("kernel", "gateway"), (12, 8, 5), 5)
+    assert to_builtins(event.evidence) == EVIDENCE
+    assert (health.verdict, health.beam) == ("unknown", None)
     assert (progress.done, progress.total) == (10, 100)
     for online in (True, False):
         presence = messages.decode("presence", reports.presence(3, online, "connected"))
         assert isinstance(presence, messages.Presence)
         assert (presence.session, presence.online) == (7_000_003, online)
+        assert (presence.profile, presence.keepalive_s, presence.interval_s) == ("metered", 930, 900)
+        assert presence.machine == Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+
+
+def test_a_state_has_the_versions_of_the_metadata_and_is_a_new_one_when_they_change() -> None:
+    reports, wire = made()
+    for versions in (None, None, VERSIONS, VERSIONS):
+        reports.state(BOOT, State(), INVENTORY, versions)
+        reports.flush()
+    unchecked, checked = wire.take()
+    assert to_builtins(unchecked.metadata) == UNCHECKED
+    assert to_builtins(checked.metadata) == VERSIONS
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -88,12 +117,10 @@ def test_whatever_text_a_report_is_made_of_the_server_takes_it(first: str, secon
     hostile = parse(b"")
     hostile.cause, hostile.failed, hostile.phase = first, second, "committed"
     inventory = INVENTORY._replace(os=first, machine=second)
-    sample = SAMPLE._replace(applications=(first, second), memory={first: 1, second: 2, "ok": 3})
     reports.state(hostile, State(Update("failed", reason=first, detail=second)), inventory)
     reports.event("error", first, second, words=first)
     reports.flush()
-    reports.health("healthy", sample, HOST, 1, 60)
-    assert len(wire.take()) == 3
+    assert len(wire.take()) == 2
     messages.decode("presence", reports.presence(1, True, first))
 
 
@@ -166,6 +193,18 @@ def test_the_outbox_is_bounded_and_counts_what_it_dropped() -> None:
     assert reports.ledger.outbox[0]["data"] == {"starts": 5}
 
 
+def test_only_the_newest_events_keep_their_evidence() -> None:
+    """The journal is written anew with each of them, to flash."""
+    reports, _ = made()
+    for number in range(WITH_EVIDENCE + 5):
+        reports.event("restart", "crash", "", "", EVIDENCE if number % 2 else None, starts=number)
+        reports.event("restart", "crash", "", "", EVIDENCE, starts=number)
+    kept = ["evidence" in entry for entry in reports.ledger.outbox]
+    assert (sum(kept), len(kept)) == (WITH_EVIDENCE, 2 * (WITH_EVIDENCE + 5))
+    assert kept.index(True) > WITH_EVIDENCE
+    assert reports.ledger.outbox[-1]["evidence"] == EVIDENCE
+
+
 def test_events_of_an_earlier_boot_keep_their_numbers() -> None:
     earlier, _ = made()
     earlier.event("restart")
@@ -207,7 +246,7 @@ def test_without_a_server_nothing_is_kept_for_it() -> None:
 
 def test_messages_are_compact_json() -> None:
     reports, wire = made()
-    reports.event("restart", detail="größer")
+    reports.event("restart", "", "größer")
     reports.flush()
     payload = wire.sent[0][1]
     assert b" " not in payload

@@ -18,7 +18,7 @@ from beamfleet_agent.session import Session
 from beamfleet_agent.settings import Server
 
 from tests.agent.authority import Authority
-from tests.agent.broker import Broker, Listener
+from tests.agent.broker import Broker, Listener, free_port
 
 Spin = Callable[[str, Callable[[], object]], None]
 
@@ -31,20 +31,21 @@ class Device:
         self.heard: list[tuple[str, bytes]] = []
         self.name, self._authority = name, authority
         self._pair = authority.issue(name)
+        self.places = [Server("https://x", "https://x", "127.0.0.1", port)]
         self._log, self._write = os.pipe()
         os.set_blocking(self._log, False)
         self._lines = b""
         self.session = Session(
             loop,
             Log(self._write),
-            Server("https://x", "https://x", "127.0.0.1", port),
+            lambda: self.places,
             name,
             "main",
             keepalive_s,
             self.context,
             birth=lambda n: json.dumps({"session": n, "online": True}).encode(),
             will=lambda n: json.dumps({"session": n, "online": False, "reason": "lost"}).encode(),
-            bye=lambda n: json.dumps({"session": n, "online": False, "reason": "bye"}).encode(),
+            bye=lambda n, _: json.dumps({"session": n, "online": False, "reason": "bye"}).encode(),
             on_up=self._up,
             on_down=self._down,
             on_message=lambda kind, payload: self.heard.append((kind, payload)),
@@ -163,7 +164,7 @@ def test_the_pauses_between_tries_grow_and_are_jittered(
         spin("eight failures", lambda: len(device.log()) >= 8)
     lines = device.log()
     device.session.stop()
-    assert {line["reason"] for line in lines} == {"Connection refused"}
+    assert {line["detail"] for line in lines} == {"Connection refused"}
     assert device.ups == device.downs == 0
 
 
@@ -193,7 +194,7 @@ def test_a_broker_that_says_nothing_is_given_up(
         device.session.start()
         spin("giving up", device.log)
         device.session.stop()
-    assert device.log()[0]["reason"] == "no session in time"
+    assert device.log()[0]["detail"] == "no session in time"
 
 
 def test_a_broker_of_another_fleet_is_refused(loop: Loop, broker: Broker, spin: Spin, tmp_path_factory: Any) -> None:
@@ -201,15 +202,34 @@ def test_a_broker_of_another_fleet_is_refused(loop: Loop, broker: Broker, spin: 
     device.session.start()
     spin("a refusal", device.log)
     device.session.stop()
-    assert "CERTIFICATE_VERIFY_FAILED" in device.log()[0]["reason"]
+    assert "CERTIFICATE_VERIFY_FAILED" in device.log()[0]["detail"]
 
 
 def test_a_name_that_does_not_resolve_is_tried_again(loop: Loop, authority: Authority, spin: Spin) -> None:
     device = Device(loop, authority, 1)
-    device.session._server = Server("https://x", "https://x", "no-such-host.invalid", 8883)
+    device.places = [Server("https://x", "https://x", "no-such-host.invalid", 8883)]
     device.session.start()
-    assert "cannot be resolved" in device.log()[0]["reason"]
+    assert "cannot be resolved" in device.log()[0]["detail"]
     assert loop.cancel("session.retry")
+
+
+def test_of_several_places_the_next_one_is_tried_until_one_answers_and_then_the_first_is_preferred_again(
+    device: Device, broker: Broker, spin: Spin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_FIRST_S", 0.02)
+    away = Server("https://x", "https://x", "127.0.0.1", free_port())
+    nowhere = Server("https://x", "https://x", "no-such-host.invalid", 8883)
+    device.places = [nowhere, away, *device.places]
+    device.session.start()
+    spin("a session", lambda: device.ups == 1)
+    hosts = [line["host"] for line in device.log()]
+    assert hosts == ["no-such-host.invalid", "127.0.0.1", "127.0.0.1"]
+    broker.kill()
+    spin("its loss", lambda: device.downs == 1)
+    broker.start()
+    spin("a session again", lambda: device.ups == 2)
+    again = [line["host"] for line in device.log()][len(hosts) + 1 :]
+    assert again == hosts
 
 
 def test_a_device_that_dies_leaves_its_will(device: Device, listener: Listener, spin: Spin) -> None:

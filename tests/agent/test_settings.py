@@ -14,7 +14,7 @@ SERVER = {"api": "https://fleet:8444/", "enrol": "https://fleet:8445", "mqtt": "
 def test_the_smallest_file_names_only_the_device(tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
     path.write_text('device = "gw-1"\n')
-    assert settings.load(str(path)) == Settings("gw-1", trial_s=30, health_interval_s=60, server=None)
+    assert settings.load(str(path)) == Settings("gw-1", trial_s=30, profile="wired", health_interval_s=0, server=None)
 
 
 def test_a_server_is_two_addresses_and_a_broker() -> None:
@@ -37,6 +37,9 @@ def test_a_server_is_two_addresses_and_a_broker() -> None:
         ({"device": "gw", "trial_s": True}, "trial_s is bool, not int"),
         ({"device": "gw", "trial_s": 1.5}, "trial_s is float, not int"),
         ({"device": "gw", "single_user": "yes"}, "single_user is str, not bool"),
+        ({"device": "gw", "profile": "slow"}, "profile = 'slow' is no profile"),
+        ({"device": "gw", "health_interval_s": -1}, "health_interval_s = -1 is out of range"),
+        ({"device": "gw", "network": "lan"}, "network = 'lan' is no class of network"),
         ({"device": "gw", "app": "Main"}, "'Main' is not an application"),
         ({"device": "gw", "server": {}}, "exactly api, enrol and mqtt"),
         ({"device": "gw", "server": {**SERVER, "api": "http://fleet"}}, "not an https address"),

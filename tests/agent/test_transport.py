@@ -1,5 +1,6 @@
 """HTTPS as the worker speaks it, against servers that misbehave: each ends in one named error, none in a long wait."""
 
+import re
 import socket
 import ssl
 import threading
@@ -53,7 +54,7 @@ class Rude:
                 return
             try:
                 with self._context.wrap_socket(plain, server_side=True) as connection:
-                    self.asked.append(connection.recv(65536))
+                    self.asked.append(_request(connection))
                     self._send(connection)
                     if self._stays:
                         self._over.wait(30)
@@ -71,6 +72,18 @@ class Rude:
             self.sent += 1
             if self._over.wait(0.01):
                 return
+
+
+def _request(connection: ssl.SSLSocket) -> bytes:
+    """A request to the end of its body: who hangs up with bytes unread resets the connection; its answer is lost."""
+    whole = b""
+    while chunk := connection.recv(65536):
+        whole += chunk
+        head, ended, body = whole.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)^content-length: *(\d+)", head, re.MULTILINE)
+        if ended and len(body) >= int(length[1] if length else 0):
+            break
+    return whole
 
 
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
@@ -222,3 +235,50 @@ def test_the_environment_cannot_redirect_it(start: Start, monkeypatch: pytest.Mo
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
     _, transport = start(answer("200 OK", b"content"))
     assert transport.read("/thing", 100) == b"content"
+
+
+def test_of_several_addresses_the_first_that_answers_is_used_and_asked_first_from_then_on(
+    authority: Authority, start: Start
+) -> None:
+    server, _ = start(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\ncontent")
+    transport = Transport(["https://127.0.0.1:9", server.address], str(authority.path))
+    assert transport.read("/thing", 100) == b"content"
+    assert transport._addresses == [server.address, "https://127.0.0.1:9"]
+    assert transport.read("/thing", 100) == b"content"
+
+
+def test_somebody_whom_nobody_vouches_for_is_told_from_a_line_that_is_down(
+    authority: Authority, start: Start, tmp_path: Path
+) -> None:
+    server, _ = start(b"")
+    stranger = Authority(tmp_path / "stranger")
+    for addresses, kind in (
+        (["https://127.0.0.1:9", server.address], module.UntrustedError),
+        ([server.address, "https://127.0.0.1:9"], module.UntrustedError),
+        (["https://127.0.0.1:9"], AgentError),
+    ):
+        with pytest.raises(AgentError) as refused:
+            Transport(addresses, str(stranger.path)).read("/thing", 100)
+        assert (type(refused.value), refused.value.code) == (kind, "worker.network")
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "code", "after_s"),
+    [
+        ("202 Accepted", "Retry-After: 30", "enrol.pending", 30),
+        ("202 Accepted", "Retry-After: soon", "enrol.pending", 60),
+        ("202 Accepted", "Retry-After: 99999999", "enrol.pending", 900),
+        ("202 Accepted", "X: y", "enrol.pending", 60),
+        ("503 Busy", "Retry-After: 30", "worker.server", 30),
+        ("429 Many", "Retry-After: 999999999999999999", "worker.server", 60),
+        ("503 Busy", "X: y", "worker.server", None),
+    ],
+)
+def test_a_server_may_say_when_to_ask_again_within_bounds(
+    start: Start, status: str, header: str, code: str, after_s: int | None
+) -> None:
+    said = f"HTTP/1.1 {status}\r\n{header}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with pytest.raises(AgentError) as refused:
+        start(said.encode())[1].post("/thing", b"body", "text/plain", 100)
+    assert (refused.value.code, getattr(refused.value, "after_s", None)) == (code, after_s)

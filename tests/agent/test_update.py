@@ -5,7 +5,7 @@ from beamfleet_agent import moves
 from beamfleet_agent.course import retry_after
 from beamfleet_agent.journal import Ledger, decode, encode
 from beamfleet_agent.update import step
-from beamfleet_agent.update_state import Ground, Release, State
+from beamfleet_agent.update_state import Ground, Release, State, commit_floor
 
 from tests.agent.update_steps import (
     ASSIGNED,
@@ -45,7 +45,7 @@ def test_an_assignment_is_checked_fetched_staged_swapped_watched_and_committed()
     state, actions = step(state, moves.Proven())
     assert (state.update.phase, actions) == ("trial", (moves.Request(f"confirm {NEW.slot} 1"),))
     state, actions = step(state, moves.BootChanged(NEW_ON_TRIAL._replace(phase="committed")))
-    assert (state.update.phase, actions, state.sequence, state.floor) == ("committed", (), 10, 7)
+    assert (state.update.phase, actions, state.sequence, state.floors) == ("committed", (), 10, (("gateway", 7),))
 
 
 def test_the_first_release_needs_no_ground_to_go_back_to() -> None:
@@ -302,3 +302,27 @@ def test_a_swap_that_is_refused_for_good_fails(reason: str) -> None:
     state, _ = through(FRESH, *SWAPPING, moves.Refused(reason))
     assert (state.update.phase, state.update.reason) == ("failed", "update.refused")
     assert reason in state.update.detail
+
+
+class TestOrder:
+    """A thief of the director's key may have signed the highest sequence there is."""
+
+    HIGHEST = moves.Checked(2**53 - 1, 1, NEW, "stolen")
+
+    def test_it_begins_anew_with_keys_that_replaced_all_others(self) -> None:
+        state, _ = through(FRESH, moves.Assigned("thief's"), self.HIGHEST)
+        state, _ = through(state, moves.Assigned("owner's"), moves.Checked(20, 1, OLD, "new"))
+        assert (state.sequence, state.director, state.accepted) == (20, "new", "owner's")
+
+    @pytest.mark.parametrize("keys", ["stolen", "new stolen", ""])
+    def test_it_binds_while_one_of_the_keys_is_still_good_or_nobody_knows_them(self, keys: str) -> None:
+        state, _ = through(FRESH, moves.Assigned("thief's"), self.HIGHEST)
+        state, actions = through(state, moves.Assigned("replayed"), moves.Checked(20, 1, OLD, keys))
+        assert (state.sequence, state.director, state.accepted) == (2**53 - 1, "stolen", "thief's")
+        assert "update.stale" in [action.code for action in actions if isinstance(action, moves.Tell)]
+
+
+def test_a_floor_binds_its_own_product_alone_and_never_sinks() -> None:
+    lower, other = NEW._replace(floor=3), NEW._replace(product="camera", floor=2)
+    state = commit_floor(commit_floor(commit_floor(State(), NEW), lower), other)
+    assert state.floors == (("camera", 2), ("gateway", 7))

@@ -72,6 +72,27 @@ class TestHooks:
         assert delays[-1] > 100 * delays[0]
         assert (state.update.reason, state.spent) == ("update.hook", ((NEW.slot, 1),))
 
+    def test_a_forced_assignment_calls_them_and_is_not_put_off_but_may_be_refused(
+        self, tried: tuple[moves.Event, ...]
+    ) -> None:
+        forced = tuple(event._replace(forced=True) if isinstance(event, moves.Checked) else event for event in tried)
+        state, asked = through(FRESH, *forced)
+        assert moves.Hook(state.job, NEW.slot, 1) in asked
+        went_on, _ = step(state, self.answer(state, 0))
+        assert step(state, self.answer(state, 21))[0] == went_on
+        assert step(state, self.answer(state, 3))[0].update.phase == "failed"
+
+    def test_the_reason_of_the_wait_stays_while_it_is_tried_again(self, tried: tuple[moves.Event, ...]) -> None:
+        state, _ = through(FRESH, *tried)
+        state, _ = step(state, self.answer(state, 21, name="window", output="not at night"))
+        waits = (state.update.phase, "update.hook", state.update.detail)
+        state, _ = step(state, moves.RetryDue())
+        state, _ = step(state, moves.Sound(OLD) if state.job == "verify" else moves.Checked(10, 1, NEW))
+        assert (state.update.phase, state.update.reason, state.update.detail) == waits
+        assert "not at night" in state.update.detail
+        state, _ = step(state, self.answer(state, 0))
+        assert (state.update.reason, state.update.detail) == ("", "")
+
     def test_an_answer_to_another_question_is_none(self, tried: tuple[moves.Event, ...]) -> None:
         state, _ = through(FRESH, *tried)
         for other in (

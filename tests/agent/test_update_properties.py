@@ -29,10 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.agent import update_table
 
 SCHEMAS = {"a": 1, "b": 2, "c": 2, "d": -1}
-RELEASES = {
-    letter: Release(letter * 64, "gateway", f"1.0.{ord(letter) - 97}", data_schema=schema)
-    for letter, schema in SCHEMAS.items()
-}
+RELEASES = {x: Release(x * 64, "gateway", f"1.0.{ord(x) - 97}", data_schema=schema) for x, schema in SCHEMAS.items()}
 FOREVER = 1 << 30
 STEPS = st.integers(0, 12)
 Death = Literal["", "before the journal", "after the journal", "between the actions"]
@@ -120,13 +117,17 @@ class World(RuleBasedStateMachine):
             assert (words[0], int(words[1])) not in spent, "what failed is not tried again"
             assert not self.ground.slot or self.ground.slot in self.hashed, "the ground is re-hashed before a swap"
             self.check_agreed("pre-swap")
+            self.check_schema(words[0])
         if verb == "rollback" and self.ground.phase != "trial":
             self.check_agreed("pre-swap")
-            here, there = SCHEMAS[self.ground.slot[0]], SCHEMAS[self.ground.previous[0]]
-            unknown = known(self.state, self.ground.slot) is None  # the journal was lost, and the slot not read yet
-            assert there >= here or self.state.update.forced or unknown, "a lower schema only by force"
+            self.check_schema(self.ground.previous)
         if verb == "confirm":
             assert self.state.update.phase == "trial"
+
+    def check_schema(self, slot: str) -> None:
+        here, update = known(self.state, self.ground.slot), self.state.update  # None: the journal was lost
+        lower = here is not None and SCHEMAS[slot[0]] < here.data_schema
+        assert not lower or update.forced or update.origin == "file", "a lower schema only by force"
 
     def check_agreed(self, point: str) -> None:
         asked = (point, self.state.update.slot, self.state.update.attempt)
@@ -156,7 +157,7 @@ class World(RuleBasedStateMachine):
         self.sequence += 1
         sequence = max(1, self.sequence + age)
         document = f"{letter}{attempt}#{self.sequence}"
-        checked = moves.Checked(sequence, attempt, RELEASES[letter])
+        checked = moves.Checked(sequence, attempt, RELEASES[letter], forced=attempt == 3)
         self.documents[document] = checked
         if age == 0:
             self.last = (document, checked)
@@ -262,7 +263,8 @@ class World(RuleBasedStateMachine):
         hook = self.hook
         assert hook is not None
         self.hook = None
-        if status == 0 and self.state.job == hook.point:
+        forced = self.state.update.origin == "assignment" and self.state.update.forced
+        if (status == 0 or (status == 21 and forced)) and self.state.job == hook.point:
             self.agreed.add((hook.point, hook.slot, hook.attempt))
         self.apply(moves.Hooked(hook.point, hook.slot, hook.attempt, status, "10-check", "said something"), dies)
 
@@ -403,9 +405,8 @@ class World(RuleBasedStateMachine):
         remembered = decode(encode(self.state, Ledger()))
         assert remembered is not None
         fields: dict[str, Any] = self.state._asdict()
-        durable = {
-            key: fields[key] for key in ("update", "offered", "accepted", "sequence", "spent", "releases", "floor")
-        }
+        keys = ("update", "offered", "accepted", "sequence", "spent", "releases", "floors", "director", "done")
+        durable = {key: fields[key] for key in keys}
         assert {key: remembered[0]._asdict()[key] for key in durable} == durable
 
     @invariant()

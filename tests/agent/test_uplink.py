@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from beamfleet_agent.loop import Loop
 from beamfleet_agent.paths import Paths
 from beamfleet_agent.reports import Reports
 from beamfleet_agent.settings import load
+from beamfleet_agent.telemetry import rhythm
 from beamfleet_agent.uplink import Uplink
+from beamfleet_bundles import pki
 
 from tests.agent.authority import Authority
 from tests.agent.broker import Broker, Listener, free_port
-from tests.agent.device import lay_down, words
+from tests.agent.device import identify, lay_down, words
+from tests.agent.enrolment import SmallEnrolment
 from tests.support.repository import Repository
 
 Spin = Callable[[str, Callable[[], object]], None]
@@ -33,11 +37,11 @@ class Linked:
         assert settled.server is not None
         self.documents: list[str] = []
         self.ledgers: list[Ledger] = []
-        self.ups = 0
-        self.reports = Reports(Ledger(boot=5), self._send, heard=True)
+        self.ups = self.looks = 0
+        self.reports = Reports(Ledger(boot=5), self._send, rhythm("wired"), heard=True)
         self.uplink = Uplink(
-            loop, Log(), paths, settled, settled.server, self.reports,
-            self.documents.append, lambda: self.ledgers.append(self.reports.ledger), self._up,
+            loop, Log(), paths, settled, settled.server, self.reports, 90,
+            self.documents.append, lambda: self.ledgers.append(self.reports.ledger), self._up, self._look,
         )  # fmt: skip
 
     def _send(self, kind: str, payload: bytes, expiry_s: int | None) -> bool:
@@ -45,6 +49,9 @@ class Linked:
 
     def _up(self) -> None:
         self.ups += 1
+
+    def _look(self) -> None:
+        self.looks += 1
 
 
 def enrolled(root: Path, authority: Authority, mqtt_port: int, api_port: int = 9) -> Paths:
@@ -54,8 +61,7 @@ def enrolled(root: Path, authority: Authority, mqtt_port: int, api_port: int = 9
     }  # fmt: skip
     paths = lay_down(root, words("gw-1", server=addresses, ca_pem=authority.path.read_text()))
     certificate, key = authority.issue("gw-1")
-    Path(paths.cert).write_bytes(certificate.read_bytes())
-    Path(paths.key).write_bytes(key.read_bytes())
+    identify(paths, certificate, key)
     return paths
 
 
@@ -114,17 +120,46 @@ def test_asked_to_report_it_sends_again_what_waits(linked: Linked, listener: Lis
     spin("it again", lambda: len(listener.of("event")) == 2)
 
 
+def test_asked_for_evidence_that_it_cannot_hand_in_it_says_so_under_the_id(
+    linked: Linked, listener: Listener, spin: Spin
+) -> None:
+    linked.uplink.start()
+    spin("its birth", lambda: listener.of("presence"))
+    listener.tell("gw-1", "command", {"v": 1, "id": "c0ffee", "name": "diagnose"})
+    spin("the reason", lambda: listener.of("event"))
+    (event,) = listener.of("event")
+    assert (event["kind"], event["data"]) == ("error", {"command": "c0ffee"})
+    assert event["cause"].startswith(("trust.", "worker."))
+    assert linked.ledgers, "it is in the journal before it is acknowledged"
+
+
+def test_the_log_is_sent_to_whoever_asks_and_to_nobody_afterwards(
+    loop: Loop, linked: Linked, listener: Listener, spin: Spin, tmp_path: Path
+) -> None:
+    log = tmp_path / "device/var/run/beamfleet/main/vm.log"
+    log.write_text("first\ntoken=hunter2\n")
+    linked.uplink.start()
+    spin("its birth", lambda: listener.of("presence"))
+    listener.tell("gw-1", "command", {"v": 1, "id": "c0ffee", "name": "logs", "lines": 5})
+    spin("the end", lambda: [said for said in listener.of("logs") if said["end"]])
+    assert [said["lines"] for said in listener.of("logs")] == [["first", "token=[redacted]"], []]
+    assert not loop.pending("logs")
+    for wrong in ({"lines": "x"}, {"lines": -1, "follow_s": 1e9}, {"lines": True, "follow_s": None}):
+        listener.tell("gw-1", "command", {"v": 1, "id": f"w{len(wrong)}", "name": "logs", **wrong})
+    listener.tell("gw-1", "desired", b"the last one")
+    spin("the last one", lambda: linked.documents)
+
+
 def test_a_device_that_cannot_enrol_says_why_and_tries_again(
     loop: Loop, authority: Authority, broker: Broker, tmp_path: Path, spin: Spin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ENROL_AGAIN_S", 0.1)
     paths = enrolled(tmp_path / "device", authority, broker.port)
-    Path(paths.cert).unlink()
-    Path(paths.key).unlink()
+    Path(paths.pair).unlink()
     linked = Linked(loop, paths)
     linked.uplink.start()
     spin("a reason", lambda: linked.uplink.problem)
-    assert "enrol.no_token" in linked.uplink.problem
+    assert "worker.network" in linked.uplink.problem
     certificate, key = authority.issue("gw-1")  # somebody lays the certificate there by hand
     Path(paths.key).write_bytes(key.read_bytes())
     Path(paths.cert).write_bytes(certificate.read_bytes())
@@ -225,3 +260,59 @@ def test_the_messages_are_those_of_this_boot(linked: Linked, listener: Listener,
     presence = listener.of("presence")[0]
     assert (presence["session"], presence["online"]) == (5_000_001, True)
     assert json.dumps(presence)
+
+
+class TestRenewal:
+    @pytest.fixture
+    def front(self, authority: Authority) -> Iterator[SmallEnrolment]:
+        made = SmallEnrolment(authority)
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def linked(
+        self, loop: Loop, authority: Authority, broker: Broker, front: SmallEnrolment, tmp_path: Path
+    ) -> Iterator[Linked]:
+        """A device whose certificate is due."""
+        paths = enrolled(tmp_path / "device", authority, broker.port)
+        toml = Path(paths.settings)
+        for port in ("api", "enrol"):
+            toml.write_text(toml.read_text().replace(f'{port} = "https://127.0.0.1:9"', f'{port} = "{front.address}"'))
+        identify(paths, *authority.issue("gw-1", ends=datetime.now(UTC) + timedelta(hours=2)))
+        made = Linked(loop, paths)
+        yield made
+        made.uplink.stop()
+
+    def test_a_new_certificate_begins_a_new_session_and_is_told(
+        self, linked: Linked, listener: Listener, front: SmallEnrolment, spin: Spin, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "RENEW_FIRST_S", 0.5)
+        linked.uplink.start()
+        spin("a second session", lambda: linked.ups == 2)
+        assert len(front.issued) == 1
+        spin("the event", lambda: listener.of("event"))
+        said = listener.of("event")[0]
+        assert (said["kind"], said["cause"]) == ("enrolled", "renewed")
+        assert [each["reason"] for each in listener.of("presence") if not each["online"]] == ["certificate renewed"]
+
+    def test_a_certificate_that_is_refused_is_looked_after_at_once(
+        self, linked: Linked, front: SmallEnrolment, spin: Spin
+    ) -> None:
+        linked.uplink.start()
+        pair, _ = pki.load_pair(Path(linked.uplink._paths.pair))
+        front.refused = {f"{pair.serial_number:x}"}
+        linked.uplink._poll()
+        spin("the renewal", lambda: linked.ups == 2)
+        assert len(front.issued) == 1
+
+    def test_what_comes_while_a_worker_is_at_work_waits_and_is_done_once(
+        self, linked: Linked, front: SmallEnrolment, spin: Spin
+    ) -> None:
+        linked.uplink.start()
+        linked.uplink._poll()
+        for _ in range(3):
+            linked.uplink._command("1", "refresh")
+        spin("both", lambda: linked.looks == 2)
+        asked = [path.partition("?")[0] for path in front.asked]
+        assert asked == ["/assignment", "/assignment"]
+        assert "nonce=" in front.asked[1]

@@ -79,17 +79,17 @@ class TestEnrolment:
     def test_a_token_becomes_a_key_and_a_certificate(self, centre: Centre, tmp_path: Path) -> None:
         paths = lay_down(tmp_path, words_for(centre.server, "enrol-1", token=centre.server.new_token("enrol-1")))
         result = work(tmp_path, "enrol")["result"]
-        certificate = pki.load_certificate(Path(paths.cert).read_bytes())
+        certificate, _ = pki.load_pair(Path(paths.pair))
         assert result["name"] == "enrol-1"
         assert result["serial"] == pki.read_certificate(certificate).serial
-        assert stat.S_IMODE(Path(paths.key).stat().st_mode) == 0o600
-        assert not Path(paths.token).exists()
+        assert stat.S_IMODE(Path(paths.pair).stat().st_mode) == 0o600
+        assert names(paths.identity) == ["pair.pem"]
 
     def test_done_again_it_changes_nothing(self, centre: Centre, tmp_path: Path) -> None:
         paths = centre.device(tmp_path, "enrol-2")
-        before = Path(paths.cert).read_bytes(), Path(paths.key).read_bytes()
+        before = Path(paths.pair).read_bytes()
         assert work(tmp_path, "enrol")["result"]["name"] == "enrol-2"
-        assert (Path(paths.cert).read_bytes(), Path(paths.key).read_bytes()) == before
+        assert Path(paths.pair).read_bytes() == before
 
     @pytest.mark.parametrize("left", ["key", "key and certificate"])
     def test_what_was_done_before_a_kill_is_used(self, centre: Centre, tmp_path: Path, left: str) -> None:
@@ -101,7 +101,7 @@ class TestEnrolment:
             assert "result" in work(tmp_path, "enrol")
             Path(paths.token).write_text(token)  # killed before the token went
         assert "result" in work(tmp_path, "enrol")
-        certificate = pki.load_certificate(Path(paths.cert).read_bytes())
+        certificate, _ = pki.load_pair(Path(paths.pair))
         assert certificate.public_key() == key.public_key()
         assert not Path(paths.token).exists()
 
@@ -110,7 +110,7 @@ class TestEnrolment:
         token = centre.server.new_token("enrol-4")
         paths = lay_down(tmp_path, words_for(centre.server, "enrol-4", token=token))
         assert "result" in work(tmp_path, "enrol")
-        Path(paths.cert).unlink()
+        Path(paths.pair).rename(paths.key)
         Path(paths.token).write_text(token)
         assert work(tmp_path, "enrol")["result"]["name"] == "enrol-4"
 
@@ -126,7 +126,7 @@ class TestEnrolment:
         error = work(tmp_path / "device", "enrol")["error"]
         assert error["code"].startswith("token."), error
         assert error["patience"] == 0
-        assert not Path(paths.cert).exists()
+        assert not Path(paths.pair).exists()
 
     def test_without_a_token_it_says_how_to_get_one(self, centre: Centre, tmp_path: Path) -> None:
         lay_down(tmp_path, words_for(centre.server, "enrol-7"))
@@ -175,8 +175,10 @@ class TestFetching:
         altered = document.replace('"attempt":1', '"attempt":2').replace('"attempt": 1', '"attempt": 2')
         assert altered != document
         assert work(tmp_path, "fetch", document=altered)["error"]["code"] == "assignment.signature"
-        below = work(tmp_path, "fetch", document=document, floor=99)["error"]
+        below = work(tmp_path, "fetch", document=document, floors={PRODUCT: 99})["error"]
         assert below["code"] == "assignment.below_floor"
+        other = Worker(tmp_path, "fetch", document=document, floors={"another": 99}).lines()[-1]
+        assert "result" in other, "the floor of another product binds nobody"
 
     def test_it_waits_for_the_word_and_ends_without_it(self, centre: Centre, tmp_path: Path) -> None:
         paths = centre.device(tmp_path, "fetch-2")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.bench import idle_peers
 from tests.bench.agent import AGENT, MENDER, PYTHON, RAUC, Outcome
-from tests.bench.processes import Cost, MeasureError, PeakOfDescendants, Watch, established
+from tests.bench.processes import Cost, MeasureError, PeakOfDescendants, Watch, established, processor_s
 from tests.bench.result import as_json
 from tests.support.fleet import wait_for
 
@@ -28,11 +28,12 @@ MB = 1_000_000
 
 
 class Echo:
-    """A child that wakes once for each line, and holds that many bytes until it has answered."""
+    """A child that wakes once for each line, and holds that many bytes until it has answered; a grandchild, if `above`
+    are the words of a command that runs others."""
 
-    def __init__(self) -> None:
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen([sys.executable, "-I", "-c", ECHO], stdin=pipe, stdout=pipe, text=True)
+    def __init__(self, *above: str) -> None:
+        pipe, words = subprocess.PIPE, [*above, sys.executable, "-I", "-c", ECHO]
+        self.process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True)
         self.ask(0)
 
     def ask(self, held: int) -> None:
@@ -82,13 +83,23 @@ def test_a_process_that_ends_in_the_window_is_no_figure(echo: Echo) -> None:
 
 
 def test_the_peak_of_a_child_is_seen_after_it_gave_the_memory_back() -> None:
-    with PeakOfDescendants(os.getpid()) as children:
-        child = Echo()
-        child.ask(64 * MB)
-        child.ask(0)
-        child.end()
+    parent = Echo("sh", "-c", '"$0" "$@"; :')
+    with PeakOfDescendants(parent.process.pid) as children:
+        parent.ask(64 * MB)
+        parent.ask(0)
+        parent.end()
     assert children.peak_mb
     assert 64 < children.peak_mb < 96
+
+
+def test_the_processor_time_of_a_process_is_what_it_used() -> None:
+    code = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    words = [sys.executable, "-I", "-c", code]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        child.stdout.readline()
+        assert 0.28 <= processor_s(child.pid) < 1
+        child.communicate("\n")
 
 
 def test_a_connection_is_found_by_the_port_of_its_listener() -> None:

@@ -179,9 +179,8 @@ def test_a_unit_of_an_idle_device_may_be_killed(unit: str, device: PackagedDevic
 def test_a_unit_may_be_killed_while_a_slot_is_written(unit: str, side_by_side: SideBySide, releases: Releases) -> None:
     def case(device: PackagedDevice, signal: str) -> None:
         device.begin_install(releases.new)
-        staging = device.machine.path(f"{APP}/staging")
-        device.machine.until("the worker to write a slot", lambda: any(staging.iterdir()))
-        killed(device, unit, signal)
+        with device.worker_halted():
+            killed(device, unit, signal)
         if unit == AGENT:  # whoever asked for it has heard that the agent went away
             settled(device, "1.0.0", "committed")
             device.install(releases.new)

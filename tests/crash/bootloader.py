@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -158,9 +159,20 @@ class Bootloader:
             self._launcher = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def _stop(self) -> None:
+        """FleetError when it does not end, unless something else went wrong before that."""
         assert self._launcher is not None
+        first = sys.exception()
         self._launcher.terminate()
-        self._launcher.wait(DEADLINE_S)
+        try:
+            self._launcher.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self._launcher.kill()
+            self._launcher.wait()
+            if first is None:
+                log = Path(f"{self.root}.log").read_text()
+                raise FleetError(
+                    f"the launcher did not end in {DEADLINE_S:.0f} s: {self.boot.state()!r}\n{log}"
+                ) from None
 
     def _settled(self, before: int) -> BootState:
         return self._until(lambda s: s.starts > before and self._up(s) and not self._asked())

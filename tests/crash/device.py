@@ -86,7 +86,7 @@ class Maker:
 
 def stage(root: Path, bundle: Path) -> int:
     """The worker's whole job, in this process: what `beamfleet-agent install FILE` has it do. Its exit code."""
-    words = {"job": "stage", "root": str(root), "path": str(bundle), "floor": 0}
+    words = {"job": "stage", "root": str(root), "path": str(bundle), "floors": {}}
     sys.argv = ["worker", str(os.getppid())]
     sys.stdin = io.StringIO(json.dumps(words) + "\n" + json.dumps({"proceed": True}) + "\n")
     with (root / STDOUT).open("w") as sys.stdout, open(os.devnull, "w") as sys.stderr:

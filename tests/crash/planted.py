@@ -81,7 +81,7 @@ LAUNCHER = (
     Bug(
         "request deleted before its outcome",
         "launcher",
-        (('read -r verb id try more _ <"$file"', 'read -r verb id try more _ <"$file"; rm -f "$file"'),),
+        (('read -r verb id try more <"$file"', 'read -r verb id try more <"$file"; rm -f "$file"'),),
     ),
     Bug(
         "count after start",

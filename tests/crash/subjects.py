@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from beamfleet_agent import moves
-from beamfleet_agent.agent import ground_of
 from beamfleet_agent.boot import Boot
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.journal import Journal, Ledger, encode
 from beamfleet_agent.paths import Paths
 from beamfleet_agent.reports import Reports
 from beamfleet_agent.slots import present
+from beamfleet_agent.telemetry import rhythm
 from beamfleet_agent.update import step
 from beamfleet_agent.update_state import Ground, Release, State, Update
 from beamfleet_bundles import offline
@@ -33,7 +33,7 @@ from tests.crash.invariants import JOURNAL, STATE, TRUST, Facts, Witness
 from tests.crash.tracer import Call
 from tests.support.fleet import FleetError
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 Noise = Callable[[], None]
 
 
@@ -173,7 +173,7 @@ class _Onlooker:
             return
         self._seen = text
         self._witness.version(STATE, text)
-        ground = ground_of(self._boot.state())
+        ground = self._boot.state().ground()
         self._state, _ = step(self._state._replace(ground=ground), moves.BootChanged(ground))
         if _journal(self._journal, self._state, Ledger(boot=1, starts=self._boot.state().starts), self._witness):
             self._witness.relied(STATE, "the agent has journalled what it saw")
@@ -227,7 +227,7 @@ def _journalled(root: Path, witness: Witness) -> int:
     """The agent's way with each event: decide, journal, act; its acts here are requests and reports."""
     paths = Paths(str(root))
     boot, journal = Boot(paths.app_dir, paths.run_app), Journal(paths.journal)
-    reports = Reports(Ledger(boot=1), lambda _kind, _payload, _expiry: False, heard=True)
+    reports = Reports(Ledger(boot=1), lambda _kind, _payload, _expiry: False, rhythm("wired"), heard=True)
     state = State(salt="gw-1")
     for event in _events():
         before = state.update

@@ -25,7 +25,7 @@ pytestmark = [
 
 def foreign_worker(root: Path, bundle: Path, packages: Path) -> None:
     """Become the worker of other packages than the installed ones."""
-    words = {"job": "stage", "root": str(root), "path": str(bundle), "floor": 0}
+    words = {"job": "stage", "root": str(root), "path": str(bundle), "floors": {}}
     (root / "stdin").write_text(json.dumps(words) + "\n" + json.dumps({"proceed": True}) + "\n")
     for number, name, flags in (
         (0, "stdin", os.O_RDONLY),

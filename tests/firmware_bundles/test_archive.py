@@ -112,6 +112,7 @@ HOSTILE = {
     "archive.duplicate": [
         header("first", 1),
         header("./first", 1),
+        header("first", 2),
         header("first", kind=tarfile.DIRTYPE),
         header("first", kind=tarfile.SYMTYPE, target="x"),
     ],
@@ -140,9 +141,15 @@ HOSTILE = {
 )
 def test_a_hostile_member_is_refused_by_its_code_and_name(taken: Read, code: str, number: int) -> None:
     info = HOSTILE[code][number]
-    data = tar([(header("first", 1), b"x"), (info, os.urandom(info.size))])
+    data = tar([(header("first", 1), b"x"), (info, os.urandom(info.size).replace(b"x", b"y"))])
     assert refusal(taken, data, SMALL) == code
     assert refusal(taken, gzip(data), SMALL) == code
+
+
+def test_the_same_file_may_come_again_as_mix_packs_its_overlays_but_not_with_another_mode(taken: Read) -> None:
+    script = (header("bin/server", 3, 0o755), b"run")
+    assert contents(taken(tar([script, script, (header("./bin/server", 3, 0o755), b"run")]))) == {"bin/server": b"run"}
+    assert refusal(taken, tar([script, (header("bin/server", 3, 0o644), b"run")])) == "archive.duplicate"
 
 
 def test_a_link_cannot_be_written_through(taken: Read, tmp_path: Path) -> None:

@@ -62,13 +62,38 @@ def forged(change: Callable[[dict[str, Any]], None]) -> bytes:
     return document.to_bytes()
 
 
-@pytest.mark.parametrize("meant", [GIVEN, HOLD, replace(GIVEN, nonce=NONCE, attempt=3)])
+PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+@pytest.mark.parametrize(
+    "meant",
+    [
+        GIVEN,
+        HOLD,
+        replace(GIVEN, nonce=NONCE, attempt=3),
+        replace(GIVEN, force=True),
+        replace(GIVEN, traceparent=PARENT),
+    ],
+)
 def test_an_assignment_reads_back_as_it_was_meant(meant: Assignment) -> None:
     assert read(signed(meant)) == meant
 
 
+def test_force_is_written_only_when_it_is_meant_and_read_as_false_where_it_is_missing() -> None:
+    assert b'"force"' not in signed()
+    assert read(signed()).force is False
+    assert read(forged(field("force", value=False))).force is False
+    assert json.loads(signed(replace(GIVEN, force=True)))["signed"]["beamfleet"]["force"] is True
+
+
+def test_the_span_of_a_trace_is_written_only_where_somebody_traces() -> None:
+    assert b"traceparent" not in signed()
+    assert json.loads(signed(replace(GIVEN, traceparent=PARENT)))["signed"]["beamfleet"]["traceparent"] == PARENT
+
+
 def test_an_assignment_is_small() -> None:
     assert len(signed(replace(GIVEN, nonce=NONCE))) < 1_100
+    assert len(signed(replace(GIVEN, nonce=NONCE, traceparent=PARENT))) < 1_200
 
 
 def test_a_targets_document_of_the_director_is_what_an_assignment_is() -> None:
@@ -187,6 +212,11 @@ def target(**changes: object) -> Callable[[dict[str, Any]], None]:
         (field("attempt", "1"), "assignment.malformed"),
         (field("time", -1), "assignment.malformed"),
         (field("nonce", "short"), "assignment.malformed"),
+        (field("force", 1), "assignment.malformed"),
+        (field("traceparent", ""), "assignment.malformed"),
+        (field("traceparent", PARENT.replace("01", "00", 1)), "assignment.malformed"),
+        (field("traceparent", f"00-{'0' * 32}-{'b' * 16}-01"), "assignment.malformed"),
+        (field("traceparent", PARENT + "-more"), "assignment.malformed"),
         (field("nonce", NONCE.upper()), "assignment.malformed"),
         (target(length=0), "assignment.malformed"),
         (target(hashes={"sha256": "0"}), "assignment.malformed"),

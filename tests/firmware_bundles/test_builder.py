@@ -11,8 +11,8 @@ import pytest
 from beamfleet_bundles import launch
 from beamfleet_bundles.build.builder import Built, build
 from beamfleet_bundles.bundle import Bundle
-from beamfleet_bundles.launch import Probes
 from beamfleet_bundles.manifest import LinkEntry, decode
+from beamfleet_bundles.probes import Probe, Probes
 
 from tests.support import examples
 from tests.support.refusal import refusal
@@ -111,6 +111,13 @@ def test_a_data_schema_that_is_stated_needs_an_agent_that_knows_it(tmp_path: Pat
     assert (silent.requires.min_agent, b"data_schema" in silent.encode()) == (1, False)
 
 
+def test_probes_that_have_a_kind_need_an_agent_that_knows_them(tmp_path: Path) -> None:
+    probes = Probes(liveness=Probe(tcp=80)), Probes(confirm=True), Probes(http="80/")
+    assert [built(tmp_path, release(), probes=one).manifest.requires.min_agent for one in probes] == [3, 3, 1]
+    both = built(tmp_path, release(), probes=probes[0], data_schema=7).manifest
+    assert both.requires.min_agent == 3
+
+
 def test_the_launch_file_says_what_the_manifest_says(tmp_path: Path) -> None:
     probes = Probes(http="8080/health", command="bin/my_app ping")
     made = built(tmp_path, release(), probes=probes, distribution="loopback")
@@ -151,6 +158,7 @@ def test_secrets_do_not_travel(tmp_path: Path) -> None:
         ("name.target", {"hardware": "Pi 4"}),
         ("launch.probe", {"probes": Probes(http="health")}),
         ("launch.probe", {"probes": Probes(command="bin/nothing")}),
+        ("launch.probe", {"probes": Probes(readiness=Probe(command="bin/nothing --now"))}),
         ("launch.probe", {"probes": Probes(command="releases/1.0.0/vm.args")}),
     ],
 )

@@ -44,3 +44,8 @@ def test_an_error_says_what_was_wrong_under_its_code_and_how_to_mend_it() -> Non
     assert str(error) == "it is damaged (bundle.altered)"
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 # our own bytes
     assert (copy.code, copy.message, copy.hint) == ("bundle.altered", "it is damaged", "fetch it again")
+
+
+def test_what_somebody_hostile_wrote_stands_in_a_message_as_one_harmless_line() -> None:
+    error = BundleError("bundle.malformed", "no \x1b[2J entry\r\n\u202e \ud800 ü")
+    assert error.message == r"no \x1b[2J entry\r\n\u202e \ud800 ü"

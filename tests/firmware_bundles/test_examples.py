@@ -21,6 +21,7 @@ from tests.support.fleet import free_port, wait_for
 DEADLINE_S = 30.0
 EXAMPLES = [("sensor_gateway", "1.0.0"), ("sensor_gateway", "1.1.0"), ("edge_hub", "1.0.0"), ("edge_hub", "1.1.0")]
 FOREIGN = [("foreign_relx", "0.3.0"), ("foreign_mix", "0.3.0"), ("foreign_systools", "0.3.0")]
+LABS = [("lab_relx", "1.0.0"), ("lab_mix", "1.0.0")]
 OURS_TO_DECIDE = re.compile(r"-(sname|name|setcookie|heart)\b")
 
 
@@ -268,7 +269,7 @@ def test_each_kind_of_tarball_has_what_the_readme_says(unpacked: Callable[[str, 
 
 
 def test_the_builder_knows_every_release() -> None:
-    releases = [*EXAMPLES, *FOREIGN, ("sensor_gateway", "1.2.0")]
+    releases = [*EXAMPLES, *FOREIGN, *LABS, ("sensor_gateway", "1.2.0")]
     assert names() == {f"{name}-{version}.tar.gz" for name, version in releases}
 
 

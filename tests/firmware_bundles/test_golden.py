@@ -16,8 +16,15 @@ GOLDEN = Path(__file__).parent / "golden"
 MANIFESTS = {
     "manifest.v1.json": ("0bbb70f11060daa0c533749aab1198ae", None),
     "manifest.v1-data-schema.json": ("804742f02a847afb005e77ae24570444", 7),
+    "manifest.v1-probes.json": ("aabb209baf853ebfdef1594324398fd6", None),
 }
-MESSAGES = {"messages.v1.jsonl": set(messages.MAX_SIZES), "messages.v1-hook.jsonl": {"state", "event"}}
+MESSAGES = {
+    "messages.v1.jsonl": set(messages.MAX_SIZES) - {"health", "logs"},
+    "messages.v1-hook.jsonl": {"state", "event"},
+    "messages.v1-trust.jsonl": {"presence", "state"},
+    "messages.v1-network.jsonl": {"state"},
+    "messages.v1-telemetry.jsonl": {"presence", "event", "health", "logs", "command"},
+}
 
 
 def test_every_sample_is_read_by_a_test() -> None:

@@ -4,7 +4,9 @@ from typing import Any
 import msgspec
 import pytest
 from beamfleet_bundles import canonical
-from beamfleet_bundles.launch import Launch, Probes, parse
+from beamfleet_bundles.launch import Launch, parse
+from beamfleet_bundles.probes import LIMITS, Kind, Probe, Probes
+from beamfleet_bundles.probes import parse as parse_probe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +19,21 @@ PATH = st.from_regex(r"[a-z]{1,6}(/[a-z][a-z0-9_.-]{0,8}){0,3}", fullmatch=True)
 NAME = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True)
 VALUE = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=30)
 OPTIONAL = st.just("") | PATH
+HANDLER: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    [{"http": "80/"}, {"tcp": 65535}, {"command": "bin/check a,b"}, {"erlang": "a:b"}]
+)
+
+
+@st.composite
+def probe(draw: st.DrawFn, kind: Kind) -> Probe:
+    """One that is allowed; most fields have their defaults."""
+    limits = {**LIMITS, "success_threshold": (1, 1 if kind != "readiness" else 100)}
+    numbers: dict[str, Any] = {
+        name: draw(st.integers(*limits[name])) for name in draw(st.sets(st.sampled_from(sorted(limits))))
+    }
+    return Probe(**draw(HANDLER), **numbers)
+
+
 LAUNCHES = st.builds(
     Launch,
     kind=st.sampled_from(["relx", "mix", "systools"]),
@@ -38,6 +55,10 @@ LAUNCHES = st.builds(
         http=st.none() | st.just("8080/health?x=1"),
         command=st.none() | st.just("bin/check --fast"),
         timeout_s=st.integers(1, 60),
+        startup=st.just(msgspec.UNSET) | probe("startup"),
+        readiness=st.just(msgspec.UNSET) | probe("readiness"),
+        liveness=st.just(msgspec.UNSET) | probe("liveness"),
+        confirm=st.sampled_from([True, msgspec.UNSET]),
     ),
     data_schema=st.just(msgspec.UNSET) | st.integers(0, 2**53 - 1),
 )
@@ -74,6 +95,53 @@ def test_the_file_is_lines_of_key_and_value_in_a_fixed_order() -> None:
     ]
 
 
+def test_probes_that_have_a_kind_say_what_they_are_and_not_their_defaults() -> None:
+    probes = Probes(
+        liveness=Probe(http="8080/health", period_s=5),
+        startup=Probe(erlang="Elixir.A.B:up?", timeout_s=3),
+        confirm=True,
+    )
+    launch = msgspec.structs.replace(LAUNCH, probes=probes)
+    assert launch.encode() == LAUNCH.encode() + (
+        b"probe_startup_erlang=Elixir.A.B:up?\nprobe_startup_timeout_s=3\n"
+        b"probe_liveness_http=8080/health\nprobe_liveness_period_s=5\nprobe_confirm=yes\n"
+    )
+    assert canonical.encode(msgspec.to_builtins(probes)) == (
+        b'{"command":null,"confirm":true,"http":null,"liveness":{"http":"8080/health","period_s":5},'
+        b'"startup":{"erlang":"Elixir.A.B:up?","timeout_s":3},"timeout_s":5}\n'
+    )
+    assert canonical.encode(msgspec.to_builtins(Probes())) == b'{"command":null,"http":null,"timeout_s":5}\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "probe"),
+    [
+        ("http=8080/health,period_s=5", Probe(http="8080/health", period_s=5)),
+        ("tcp=22", Probe(tcp=22)),
+        ("failure_threshold=2,command=bin/check --of=a,b", Probe(command="bin/check --of=a,b", failure_threshold=2)),
+        ("erlang=a:b,initial_delay_s=30,timeout_s=2", Probe(erlang="a:b", initial_delay_s=30, timeout_s=2)),
+    ],
+)
+def test_a_probe_is_said_in_words(words: str, probe: Probe) -> None:
+    assert parse_probe("liveness", words) == probe
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "http", "port=80", "tcp=80,tcp=81", "tcp=http", "tcp=80,period_s=", "tcp=80,period_s=1.5", "tcp=80,http=80/"],
+)
+def test_words_that_make_no_probe_are_refused(words: str) -> None:
+    assert refusal(parse_probe, "liveness", words) == "launch.probe"
+
+
+def test_the_fields_of_a_probe_their_limits_and_their_defaults_are_documented() -> None:
+    document = FORMAT.read_text()
+    for name in Probe.__struct_fields__:
+        assert f"| `{name}` |" in document
+    for name, (least, most) in LIMITS.items():
+        assert f"| `{name}` | {least} to {most}, {getattr(Probe(), name)} |" in document
+
+
 def test_the_number_of_the_data_schema_is_the_last_line_and_only_where_it_is_stated() -> None:
     stated = msgspec.structs.replace(LAUNCH, data_schema=20260101120000)
     assert stated.encode() == LAUNCH.encode() + b"data_schema=20260101120000\n"
@@ -89,9 +157,11 @@ def test_what_is_no_number_of_a_schema_is_refused(value: str) -> None:
 
 def test_every_key_of_the_file_is_documented() -> None:
     document = FORMAT.read_text()
-    for line in msgspec.structs.replace(LAUNCH, data_schema=1).encode().decode().splitlines():
+    for line in (
+        msgspec.structs.replace(LAUNCH, data_schema=1, probes=Probes(confirm=True)).encode().decode().splitlines()
+    ):
         assert f"`{line.partition('=')[0]}`" in document
-    for family in ("boot_var.N", "arg.N", "env.N"):
+    for family in ("boot_var.N", "arg.N", "env.N", "probe_KIND_FIELD"):
         assert f"`{family}`" in document
 
 
@@ -135,6 +205,7 @@ def test_a_value_that_the_launcher_would_misread_is_refused(change: dict[str, An
         Probes(http="080/"),
         Probes(http="80/a b"),
         Probes(http="80/\n"),
+        Probes(http="80/" + "a" * 1022),
         Probes(command=""),
         Probes(command="/bin/sh"),
         Probes(command="../x"),
@@ -143,6 +214,21 @@ def test_a_value_that_the_launcher_would_misread_is_refused(change: dict[str, An
         Probes(command=" bin/a"),
         Probes(timeout_s=0),
         Probes(timeout_s=61),
+        Probes(liveness=Probe()),
+        Probes(liveness=Probe(http="80/", tcp=80)),
+        Probes(liveness=Probe(http="80")),
+        Probes(liveness=Probe(tcp=65536)),
+        Probes(liveness=Probe(tcp=-1)),
+        Probes(readiness=Probe(command="../x")),
+        Probes(startup=Probe(erlang="os:cmd(x)")),
+        Probes(startup=Probe(erlang="a'b:c")),
+        Probes(startup=Probe(erlang="Module")),
+        Probes(startup=Probe(tcp=80, period_s=0)),
+        Probes(startup=Probe(tcp=80, timeout_s=61)),
+        Probes(startup=Probe(tcp=80, initial_delay_s=-1)),
+        Probes(liveness=Probe(tcp=80, success_threshold=2)),
+        Probes(startup=Probe(tcp=80, failure_threshold=0)),
+        Probes(confirm=False),
     ],
 )
 def test_a_probe_that_cannot_be_run_is_refused(probes: Probes) -> None:
@@ -161,6 +247,11 @@ def test_a_probe_that_cannot_be_run_is_refused(probes: Probes) -> None:
         (b"env_sh=\n", b"env_sh=\n\n"),
         (b"timeout_s=5", b"timeout_s=five"),
         (b"timeout_s=5", b"timeout_s=05"),
+        (b"timeout_s=5\n", b"timeout_s=5\nprobe_liveness_tcp=80\nprobe_liveness_period_s=10\n"),
+        (b"timeout_s=5\n", b"timeout_s=5\nprobe_liveness_tcp=080\n"),
+        (b"timeout_s=5\n", b"timeout_s=5\nprobe_liveness_port=80\n"),
+        (b"timeout_s=5\n", b"timeout_s=5\nprobe_liveness_\n"),
+        (b"timeout_s=5\n", b"timeout_s=5\nprobe_confirm=no\n"),
         (b"probe_http=\n", b"probe_http\n"),
         (b"kind=relx\nname=my_app\n", b"name=my_app\nkind=relx\n"),
         (b"my_app", b"\xff"),

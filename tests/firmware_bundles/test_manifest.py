@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 from beamfleet_bundles import canonical, manifest
-from beamfleet_bundles.launch import Probes
 from beamfleet_bundles.manifest import FileEntry, LinkEntry, decode
+from beamfleet_bundles.probes import Probe, Probes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,13 +138,18 @@ ALTERED = {
         put("launch", "args", value=["-eval"]),
         put("launch", "boot_vars", value={"LIB": "nowhere"}),
         put("launch", "probes", "command", value="bin/nothing"),
+        put("launch", "probes", "liveness", value={"command": "bin/nothing"}),
         put("launch", "probes", "command", value="releases/1.0.0/start.boot"),
         lambda document: document["entries"].pop(0),
         lambda document: document["entries"].pop(1),
         lambda document: document["entries"][1].update(mode="0644"),
     ],
     "launch.value": [put("launch", "args", value=["a\nb"]), put("launch", "name", value="$(reboot)")],
-    "launch.probe": [put("launch", "probes", "timeout_s", value=0)],
+    "launch.probe": [
+        put("launch", "probes", "timeout_s", value=0),
+        put("launch", "probes", "confirm", value=False),
+        put("launch", "probes", "liveness", value={}),
+    ],
     "manifest.too_large": [entry(size=-1), entry(size=(4 << 30) + 1), put("requires", "libraries", value=["a"] * 513)],
     "name.product": [put("product", value="A"), put("product", value="director")],
     "name.version": [put("version", value="../1")],
@@ -171,6 +176,13 @@ def test_another_spelling_of_a_good_manifest_is_refused() -> None:
         assert refusal(decode, other) in ("manifest.form", "manifest.schema")
     for other in (b"", b"[]", data[:-5], b"\xff", b"[" * 100_000):
         assert refusal(decode, other) in ("manifest.syntax", "manifest.schema")
+
+
+def test_a_default_of_a_probe_that_is_spelled_is_refused() -> None:
+    start = msgspec.structs.replace(manifests.LAUNCH, probes=Probes(liveness=Probe(tcp=80)))
+    data = manifests.manifest(start=start).encode()
+    assert decode(data).launch.probes.named == {"liveness": Probe(tcp=80)}
+    assert refusal(decode, data.replace(b'{"tcp":80}', b'{"period_s":10,"tcp":80}')) == "manifest.form"
 
 
 def test_sizes_are_bounded_before_they_cost_anything() -> None:

@@ -62,7 +62,7 @@ def test_a_bad_name_is_refused_with_its_own_code_and_a_hint(code: str, name: str
     assert error.value.hint
 
 
-@pytest.mark.parametrize("name", sorted(RESERVED_PRODUCTS))
+@pytest.mark.parametrize("name", sorted(RESERVED_PRODUCTS | {"director", "versions"}))
 def test_a_product_cannot_take_the_name_of_a_role(name: str) -> None:
     with pytest.raises(BundleError, match="reserved"):
         check_product(name)
@@ -72,6 +72,13 @@ def test_labels_have_short_plain_keys_and_values() -> None:
     assert check_label("site", "Berlin-1") == ("site", "Berlin-1")
     for pair in ("=a", "Site=a", "site=", "site=a,b", "site=a=b", "s" * 64 + "=a", "a=" + "x" * 64):
         assert refusal(check_label, *pair.split("=", 1)) == "name.label"
+
+
+def test_slashes_part_the_value_of_a_label_as_they_part_the_name_of_a_time_zone() -> None:
+    for value in ("Europe/Berlin", "America/Argentina/Buenos_Aires", "a/b/c"):
+        assert check_label("timezone", value) == ("timezone", value)
+    for value in ("/Berlin", "Europe/", "Europe//Berlin", "a/../b", "a/.b", "./a", "/", "a/" + "x" * 62):
+        assert refusal(check_label, "timezone", value) == "name.label"
 
 
 def test_a_target_path_and_its_parts_belong_together() -> None:

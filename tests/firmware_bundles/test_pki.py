@@ -44,7 +44,9 @@ def issue(
     )
 
 
+OTHER_KEY = ec.generate_private_key(ec.SECP256R1())
 AUTHORITY = issue(["the fleet"], AUTHORITY_KEY.public_key())
+OTHER_AUTHORITY = issue(["the fleet"], OTHER_KEY.public_key(), by=OTHER_KEY)
 
 
 def refusal(function: object, *arguments: object) -> str:
@@ -73,6 +75,26 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"no key", p384, rsa.generate_private_key(65537, 2048).private_bytes(*as_pem)):
         path.write_bytes(content)
         assert refusal(pki.load_key, path) == "pki.key_type"
+
+
+def test_a_pair_is_one_file_of_which_both_parts_are_read_in_any_order(tmp_path: Path) -> None:
+    certificate = issue(["pump-7"], KEY.public_key())
+    pair = pki.join_pair(certificate, KEY)
+    at = pair.index(b"-----BEGIN PRIVATE")
+    (tmp_path / "pair.pem").write_bytes(b"some words\n" + pair[at:] + pair[:at])
+    for found in (pki.read_pair(pair, "pair.pem"), pki.load_pair(tmp_path / "pair.pem")):
+        assert found[0] == certificate
+        assert found[1].private_numbers() == KEY.private_numbers()
+    strangers = pki.join_pair(certificate, OTHER_KEY)
+    assert refusal(pki.read_pair, strangers, "pair.pem") == "pki.not_ours"
+    assert refusal(pki.read_pair, pair[at:], "pair.pem") == "pki.certificate"
+    assert refusal(pki.read_pair, pair[:-40], "pair.pem") == "pki.key_type"
+    assert refusal(pki.load_pair, tmp_path / "none.pem") == "pki.storage"
+
+
+def test_a_fingerprint_is_what_openssl_makes_of_the_public_key(openssl: str) -> None:
+    der = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert run(openssl, "dgst", "-sha256", "-r", given=der).split()[0].decode() == pki.fingerprint(KEY.public_key())
 
 
 # -- requests
@@ -129,7 +151,7 @@ def test_a_certificate_with_no_name_or_two_is_refused(names: list[str]) -> None:
 
 def test_a_device_takes_only_its_own_certificate_of_its_own_fleet() -> None:
     good = issue(["pump-7"], KEY.public_key())
-    assert pki.check_issued(good, KEY, "pump-7", AUTHORITY).serial == "abc"
+    assert pki.check_issued(good, KEY, "pump-7", [OTHER_AUTHORITY, AUTHORITY]).serial == "abc"
     other_key = ec.generate_private_key(ec.SECP256R1())
     for wrong in (
         issue(["pump-8"], KEY.public_key()),
@@ -137,7 +159,14 @@ def test_a_device_takes_only_its_own_certificate_of_its_own_fleet() -> None:
         issue(["pump-7"], KEY.public_key(), by=other_key),
         issue(["pump-7"], KEY.public_key(), issuer="another fleet"),
     ):
-        assert refusal(pki.check_issued, wrong, KEY, "pump-7", AUTHORITY) == "pki.not_ours"
+        assert refusal(pki.check_issued, wrong, KEY, "pump-7", [AUTHORITY]) == "pki.not_ours"
+
+
+def test_several_authorities_are_read_from_one_file() -> None:
+    both = AUTHORITY.public_bytes(Encoding.PEM) + b"words\n" + OTHER_AUTHORITY.public_bytes(Encoding.PEM)
+    assert pki.load_certificates(both) == [AUTHORITY, OTHER_AUTHORITY]
+    for garbage in (b"", b"no certificate", both[:100]):
+        assert refusal(pki.load_certificates, garbage) == "pki.certificate"
 
 
 # -- bodies

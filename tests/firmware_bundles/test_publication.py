@@ -245,3 +245,35 @@ def test_new_product_keys_need_a_list_signed_by_them(repo: Repository) -> None:
     assert refusal(repo, before, {"targets": targets}) == "trust.signature"
     following = Metadata[Any].from_bytes(repo.current[PRODUCT]).signed.version + 1
     publish(repo, before, {"targets": targets, PRODUCT: resign(repo.current[PRODUCT], [new], version=following)})
+
+
+@pytest.mark.parametrize("role", ["targets", PRODUCT])
+def test_what_devices_have_seen_is_never_given_out_again(repo: Repository, role: str) -> None:
+    current = held(repo)
+    last = Metadata[Any].from_bytes(repo.current[role]).signed.version
+
+    def offered(version: int) -> None:
+        new = resign(repo.current[role], repo.keys[role], version=version)
+        verify_publication(current, {role: new}, repo.online_keys(), repo.now, reported={role: last + 5})
+
+    offered(last + 6)
+    for version in (last + 1, last + 5, last + 7):
+        with pytest.raises(BundleError, match="not the next version") as refused:
+            offered(version)
+        assert refused.value.code == "trust.conflict"
+
+
+def test_a_root_follows_the_root_before_it_whatever_devices_report(repo: Repository) -> None:
+    before = held(repo)
+    repo.new_root()
+    new = {"root": repo.current["root"]}
+    publication = verify_publication(before, new, repo.online_keys(), repo.now, reported={"root": 40})
+    assert publication.chain.root.version == 2
+
+
+def test_a_release_and_a_product_can_be_signed_above_what_devices_have_seen(repo: Repository) -> None:
+    product, _ = repository.add_release(repo.current[PRODUCT], manifest("1.2.0"), repo.keys[PRODUCT], NOW, version=40)
+    targets = repository.add_product(
+        repo.current["targets"], "edge-hub", repo.role(PRODUCT), repo.keys["targets"], NOW, version=30
+    )
+    assert [Metadata[Any].from_bytes(data).signed.version for data in (product, targets)] == [40, 30]

@@ -3,6 +3,8 @@ with it. On a device with one user only nothing of this can be prevented.
 """
 
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a release a user of its own"),
 ]
 
-BOMBER, ATTACKER = 61001, 61002
+BOMBER, ATTACKER, CRASHER, AGENT = 61001, 61002, 61051, 61052
 PROCESSES = 200
 BACK_S = 15
 TRIAL_S = 30
@@ -58,6 +60,7 @@ def test_a_release_cannot_touch_launcher_state_or_slots(make: Make) -> None:
     places = ["boot/state", "boot/x", "requests/0000000009", "current/x", f"slots/{OLD}/.beamfleet/launch", "slots/x"]
     attacks = [f'file:write_file("../{place}", "x")' for place in places]
     attacks += [f'file:delete("{device.run}/{name}")' for name in ("doorbell", "launcher.lock", "vm.pid")]
+    attacks += [f'file:write_file("{device.run}/{name}", "x")' for name in ("asks/probe", "probe.liveness")]
     attacks += [f'file:write_file("{device.run}/doorbell", "x")', 'file:rename("../data", "../mine")']
     shell = f'os:cmd("kill -9 {launcher} && echo done || echo refused")'
     device.order(
@@ -71,3 +74,30 @@ def test_a_release_cannot_touch_launcher_state_or_slots(make: Make) -> None:
     assert device.launcher_pid() == launcher
     assert device.boot.state().starts == before
     device.alone()
+
+
+def test_the_agent_reads_the_dump_and_the_log_of_a_crash_and_a_stranger_no_dump(make: Make) -> None:
+    device = make("relx", app_user=CRASHER, settings={"agent_group": AGENT})
+    before = device.serve()
+    device.order('logger:error("the pump does not answer"), exit(whereis(sensor_gateway_sup), kill).')
+    device.until("another start", lambda state: state.starts > before, 60)
+    dump, logs = device.app / "dump/erl_crash.dump", [device.run / "vm.log.1", device.run / "vm.log"]
+    wait_for("the dump", dump.exists, deadline_s=20)
+    wait_for("the logs", lambda: all(path.exists() for path in logs), deadline_s=20)
+    assert reads(AGENT, dump, *logs) == [True, True, True]
+    assert reads(AGENT + 1, dump) == [False]
+    assert not writes(AGENT, dump.parent)
+
+
+def reads(user: int, *paths: Path) -> list[bool]:
+    """Whether this user, with the group of the same number, may read these files."""
+    return [as_user(user, "head", "-c", "1", str(path)) == 0 for path in paths]
+
+
+def writes(user: int, folder: Path) -> bool:
+    return as_user(user, "touch", str(folder / "x")) == 0
+
+
+def as_user(user: int, *words: str) -> int:
+    done = subprocess.run(words, user=user, group=user, extra_groups=[], capture_output=True, check=False)
+    return done.returncode

@@ -2,17 +2,13 @@
 the other, so that each comes as it comes in life.
 """
 
-import contextlib
-import hashlib
-import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.heart.device import descendants, working_in
+from tests.heart import misfortune
 from tests.support import release_slots
 from tests.support.examples import tarball
 from tests.support.fleet import Device, Fleet, fleet, wait_for
@@ -61,45 +57,6 @@ class Story:
 
         wait_for(f"the server to have {self._causes}", look, deadline_s=60, every_s=2)
 
-    # --- what happens
-
-    def agent(self, verb: str) -> None:
-        words = [str(self._here.programs / "beamfleet-agent"), verb, "--root", str(self.device.root)]
-        subprocess.run(words, check=True, capture_output=True, timeout=60)
-
-    def order(self, expressions: str) -> None:
-        made = self.device.path("data/order.new")
-        made.write_text(expressions)
-        made.rename(self.device.path("data/order"))
-
-    def signal_vm(self, number: signal.Signals) -> None:
-        pid = self.device.vm_pid()
-        assert pid
-        os.kill(pid, number)
-
-    def kill_launcher(self) -> None:
-        pid = self.device.launcher_pid()
-        assert pid
-        os.kill(pid, signal.SIGKILL)
-
-    def cut_power(self) -> None:
-        """End everything of the device at once, and have it find another boot of the machine."""
-        assert self.device._init
-        victims = [self.device._init.pid, *descendants(self.device._init.pid), *working_in(self.device.root)]
-        for pid in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.device._init.wait()
-        path = self.device.path("boot/state")
-        lines = [line for line in path.read_text().splitlines() if not line.startswith("checksum=")]
-        lines = [f"boot_id={'0' * 36}" if line.startswith("boot_id=") else line for line in lines]
-        body = "".join(f"{line}\n" for line in lines)
-        path.write_text(f"{body}checksum={hashlib.sha256(body.encode()).hexdigest()}\n")
-        for name in ("app", "."):
-            for stale in (self.device.root / "var/run/beamfleet/main" / name).glob("*.*"):
-                stale.unlink()
-        self.device.start()
-
 
 def test_each_restart_is_told_with_its_cause(here: Fleet, room: Path) -> None:
     source = release_slots.with_arguments(tarball("sensor_gateway", "1.0.0"), room / "1.0.0.tar.gz", ORDERS)
@@ -108,22 +65,22 @@ def test_each_restart_is_told_with_its_cause(here: Fleet, room: Path) -> None:
     here.wait_online("told")
     story = Story(here, device)
     assert story.restarts(lambda: here.cli("push", str(source), "--all", "--timeout", "120")) == ("update", "")
-    cause, detail = story.restarts(lambda: story.order("exit(whereis(sensor_gateway_sup), kill)."))
+    cause, detail = story.restarts(lambda: misfortune.order(device, "exit(whereis(sensor_gateway_sup), kill)."))
     assert cause == "crash"
     assert detail.startswith("status 1, Kernel pid terminated (application_controller) ")
-    assert story.restarts(story.kill_launcher) == ("killed", "the launcher was ended")
-    cause, detail = story.restarts(lambda: story.signal_vm(signal.SIGSTOP))
+    assert story.restarts(lambda: misfortune.kill_launcher(device)) == ("killed", "the launcher was ended")
+    cause, detail = story.restarts(lambda: misfortune.strike(device, signal.SIGSTOP))
     assert (cause, detail.split(",")[0]) == ("hang", "status 137")
-    assert story.restarts(story.cut_power) == ("power", "")
-    assert story.restarts(lambda: story.order("init:stop().")) == ("exit", "status 0")
-    cause, detail = story.restarts(lambda: story.order("binary:copy(<<0>>, 1 bsl 45)."))
+    assert story.restarts(lambda: misfortune.cut_power(device)) == ("power", "")
+    assert story.restarts(lambda: misfortune.order(device, "init:stop().")) == ("exit", "status 0")
+    cause, detail = story.restarts(lambda: misfortune.order(device, "binary:copy(<<0>>, 1 bsl 45)."))
     assert cause == "oom"
     assert "Cannot allocate" in detail
     stopped = story.starts()
-    story.agent("stop")
+    misfortune.operate(device, "stop")
     wait_for("the release to be stopped", lambda: not device.vm_pid(), deadline_s=30)
     assert story.starts() == stopped
-    assert story.restarts(lambda: story.agent("start")) == ("operator", "")
+    assert story.restarts(lambda: misfortune.operate(device, "start")) == ("operator", "")
     cause, _ = story.restarts(lambda: here.cli("push", str(newer), "--all", "--timeout", "120"))
     assert cause == "update"
     assert device.boot_state()["phase"] == "committed"

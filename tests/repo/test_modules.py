@@ -46,6 +46,11 @@ def test_the_distributions_are_typed_and_share_one_version_with_the_changelog() 
         found = re.search(r'^__version__ = "(.+)"$', (package / "__init__.py").read_text(), re.MULTILINE)
         assert found, package
         versions.add(found[1])
+    link = re.search(
+        r'{vsn, "(.+)"}', (ROOT / "firmware_bundles/beamfleet_link/src/beamfleet_link.app.src").read_text()
+    )
+    assert link
+    versions.add(link[1])
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest
     assert versions == {newest[1]}

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.author import Author
 from tests.support.mqtt_device import MqttDevice
+from tests.support.postgres import cluster, place  # noqa: F401 (fixtures)
 from tests.support.server import Server, running_server
 
 PRODUCT = "sensor-gateway"

@@ -8,14 +8,15 @@ import pytest
 import requests
 
 from tests.server.conftest import PRODUCT, Centre, open_centre
+from tests.support.postgres import BOTH, named, placed
 from tests.support.server import running_server
 
 
-@pytest.fixture(scope="module")
-def centre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Centre]:
+@pytest.fixture(scope="module", params=BOTH)
+def centre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Centre]:
     """A server on which more than one device needs two operators, with two devices and a release."""
     work = tmp_path_factory.mktemp("approvals")
-    with running_server(work / "server", approval_above=1) as server:
+    with placed(request, work) as place, running_server(work / "server", approval_above=1, **named(place)) as server:
         centre = open_centre(work, server)
         centre.author.publish(PRODUCT, "1.0.0")
         devices = [centre.device(name, labels={"name": name}) for name in ("gw-1", "gw-2")]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.server.conftest import Centre
 from tests.support.fleet_store import FleetStore
+from tests.support.postgres import Place
 from tests.support.server import running_server
 
 
@@ -75,8 +76,8 @@ def test_a_chain_made_anew_or_cut_short_is_found_by_whoever_has_looked_before() 
     assert "is gone" in check(entries[:3], known=known).finding
 
 
-def test_a_change_is_kept_together_with_its_entry_or_not_at_all(tmp_path: Path) -> None:
-    fleet = FleetStore(tmp_path)
+def test_a_change_is_kept_together_with_its_entry_or_not_at_all(tmp_path: Path, place: Place) -> None:
+    fleet = FleetStore(tmp_path, place)
     fleet.enrol("gw-1")
     ACTING.set(Act("anna", "::1", "devices.label", "gw-1"))
     fleet.store.devices.set_labels("gw-1", {"site": "berlin"})
@@ -90,8 +91,8 @@ def test_a_change_is_kept_together_with_its_entry_or_not_at_all(tmp_path: Path) 
     fleet.close()
 
 
-def test_an_entry_stays_small_whatever_is_said(tmp_path: Path) -> None:
-    fleet = FleetStore(tmp_path)
+def test_an_entry_stays_small_whatever_is_said(tmp_path: Path, place: Place) -> None:
+    fleet = FleetStore(tmp_path, place)
     fleet.store.audit.append(Act("a" * 9999, "b" * 9999, "c" * 9999, "\x1b[31m\ud800" * 9999, "\u202e" * 9999), "x")
     (entry,) = fleet.store.audit.after(0, 9)
     assert all(len(getattr(entry, name)) <= limit for name, limit in LONGEST.items())

@@ -3,17 +3,22 @@
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 from beamfleet_bundles import pki
+from beamfleet_server.ca import key_fingerprint
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
-from tests.server.conftest import Centre
-from tests.support.server import Identity, eventually
+from tests.server.conftest import PRODUCT, Centre
+from tests.support.server import Identity, Server, eventually, running_server
 
 CLIENT = r"""
 set -e
@@ -127,3 +132,222 @@ def test_a_device_renews_with_a_new_key(centre: Centre, tmp_path: Path) -> None:
     assert centre.server.fetch(identity, "/assignment").status_code == 204, "the old one stays good"
     bare = requests.post(url, body, verify=str(centre.server.ca), timeout=30)
     assert code(bare) == (403, "certificate.unknown")
+
+
+RENEWAL = r"""
+set -e
+curl -sf --cacert "$CA" "$EST/cacerts" | openssl base64 -d | openssl pkcs7 -inform DER -print_certs -out fleet.pem
+openssl ecparam -name prime256v1 -genkey -noout -out new.pem
+openssl req -new -key new.pem -subj /CN=ignored -outform DER | openssl base64 > request
+curl -sf --cacert fleet.pem --cert "$CERT" --key "$KEY" --data-binary @request "$EST/simplereenroll" > answer
+openssl base64 -d -in answer | openssl pkcs7 -inform DER -print_certs -out cert.pem
+openssl verify -CAfile fleet.pem cert.pem
+openssl x509 -in cert.pem -noout -subject
+curl -sf --cacert fleet.pem --cert cert.pem --key new.pem -o assignment -w "%{http_code}" "$DEVICES/assignment"
+"""
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_and_openssl_renew_as_well(centre: Centre, tmp_path: Path) -> None:
+    identity = centre.server.enrol("curl-2", tmp_path)
+    environment = {
+        "CA": str(centre.server.ca),
+        "EST": f"{centre.server.facts['enrolment']}/.well-known/est",
+        "DEVICES": centre.server.facts["devices"],
+        "CERT": str(identity.certificate),
+        "KEY": str(identity.key),
+        "PATH": "/usr/bin:/bin",
+    }
+    done = subprocess.run(["sh", "-c", RENEWAL], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "CN = curl-2" in done.stdout
+    assert done.stdout.endswith("204")
+
+
+def named_request(*names: str) -> bytes:
+    """A request that calls itself by these common names, whatever they are."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=False) for name in names])
+    return (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(subject)
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.DER)
+    )
+
+
+TRICKS = [
+    "a/b",
+    "a+b",
+    "+",
+    "#",
+    "a/#",
+    "Upper",
+    "x" * 64,
+    "_server",
+    "_gate",
+    "über",
+    "a b",
+    "a\x00b",
+    "-a",
+    "",
+    "$SYS",
+]
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_a_token_for_any_id_gives_no_certificate_for_a_name_that_is_a_trick(centre: Centre, name: str) -> None:
+    token = str(centre.server.post("/tokens", {"count": 3})["token"])
+    request = request_for("innocent")
+    answer = centre.server.simpleenroll(name.encode().decode("latin-1"), token, request)
+    assert code(answer) == ((422, "name.device") if name.isascii() else (401, "token.wrong"))
+    (listed,) = [each for each in centre.server.get("/tokens")["items"] if each["id"] == newest_token(centre)]
+    assert listed["left"] == 3
+
+
+def newest_token(centre: Centre) -> int:
+    return int(centre.server.get("/tokens?limit=1")["items"][0]["id"])
+
+
+def test_what_a_request_calls_itself_is_ignored_with_a_token(centre: Centre) -> None:
+    for number, names in enumerate((["a/b"], ["one", "two"], ["_server"], [])):
+        device = f"ignored-{number}"
+        answer = centre.server.simpleenroll(device, centre.server.new_token(device), named_request(*names))
+        (certificate,) = pki.unpack_certificates(pki.decode_body(answer.content, pki.MAX_RESPONSE))
+        assert pki.read_certificate(certificate).name == device
+
+
+def without_token(server: Server, request: bytes) -> requests.Response:
+    url = f"{server.facts['enrolment']}/.well-known/est/simpleenroll"
+    return requests.post(url, pki.encode_body(request), verify=str(server.ca), timeout=30)
+
+
+def test_without_a_token_nobody_waits_unless_the_server_says_so(centre: Centre) -> None:
+    assert code(without_token(centre.server, request_for("no-token"))) == (401, "token.wrong")
+    assert centre.server.get("/enrolments")["items"] == []
+
+
+@pytest.fixture(scope="module")
+def approving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("approving") / "server", enrolment_approval="true") as server:
+        yield server
+
+
+def test_a_device_without_a_token_waits_for_a_person(approving: Server, tmp_path: Path) -> None:
+    key = pki.create_key(tmp_path / "key")
+    request = pki.make_request(key, "wait-1")
+    waiting = without_token(approving, request)
+    assert waiting.status_code == 202
+    assert 1 <= int(waiting.headers["retry-after"]) <= 900
+    assert key_fingerprint(key.public_key()) in waiting.text
+    (pending,) = approving.get("/enrolments?state=pending")["items"]
+    assert (pending["device"], pending["fingerprint"]) == ("wait-1", key_fingerprint(key.public_key()))
+    assert without_token(approving, request).status_code == 202
+    approving.post("/enrolments/wait-1/accept", {"fingerprint": pending["fingerprint"]}, 200)
+    given = without_token(approving, request)
+    assert given.status_code == 200
+    (certificate,) = pki.unpack_certificates(pki.decode_body(given.content, pki.MAX_RESPONSE))
+    identity = Identity("wait-1", tmp_path / "key", tmp_path / "pem")
+    identity.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+    assert approving.fetch(identity, "/assignment").status_code == 204
+    acts = [each for each in approving.get("/audit?limit=1000")["items"] if each["target"] == "wait-1"]
+    enrolments = [each["action"] for each in acts if each["action"].startswith("enrolment")]
+    assert enrolments == ["enrolment.simpleenroll", "enrolments.accept", "enrolment.simpleenroll"], "waiting is no act"
+
+
+def test_a_rejected_device_is_told(approving: Server) -> None:
+    request = request_for("reject-1")
+    assert without_token(approving, request).status_code == 202
+    approving.post("/enrolments/reject-1/reject", {}, 200)
+    assert code(without_token(approving, request)) == (403, "enrolment.rejected")
+    token = approving.new_token("reject-1")
+    assert approving.simpleenroll("reject-1", token, request).status_code == 200, "a token needs nobody's word"
+
+
+@pytest.mark.filterwarnings("ignore:Attribute's length")
+@pytest.mark.parametrize("names", [[trick] for trick in TRICKS] + [["one", "two"], []], ids=repr)
+def test_nobody_waits_under_a_name_that_is_a_trick(approving: Server, names: list[str]) -> None:
+    before = approving.get("/enrolments")["items"]
+    assert code(without_token(approving, named_request(*names))) == (422, "name.device")
+    assert approving.get("/enrolments")["items"] == before
+
+
+def test_a_revoked_device_is_cut_off_everywhere_and_comes_back_with_a_new_token_only(centre: Centre) -> None:
+    server = centre.server
+    device = centre.device("revoked-1")
+    identity = Identity("revoked-1", centre.work / "revoked-1.key", centre.work / "revoked-1.pem")
+    (serial,) = server.post("/devices/revoked-1/revoke", {}, 200)["serials"]
+    eventually("the end of its session", lambda: not device._client.is_connected())
+    assert code(server.fetch(identity, "/assignment")) == (403, "certificate.unknown")
+    assert code(server.simplereenroll(identity)) == (403, "certificate.unknown")
+    shown = server.get("/devices/revoked-1")["certificate"]
+    assert shown["serial"] == serial
+    assert shown["revoked"]
+    many = str(server.post("/tokens", {"count": 1})["token"])
+    assert code(server.simpleenroll("revoked-1", many, request_for("revoked-1"))) == (409, "device.exists")
+    taken = device.connections
+    back = server.enrol("revoked-1", centre.work / "again", replace=True)
+    assert server.fetch(back, "/assignment").status_code == 204
+    assert device.connections == taken
+    device.close()
+
+
+def test_a_deleted_device_does_not_renew(centre: Centre, tmp_path: Path) -> None:
+    identity = centre.server.enrol("deleted-1", tmp_path)
+    assert centre.server.api("DELETE", "/devices/deleted-1").status_code == 200
+    assert code(centre.server.simplereenroll(identity)) == (403, "certificate.unknown")
+
+
+def test_who_renews_all_the_time_is_slowed_down(centre: Centre, tmp_path: Path) -> None:
+    identity = centre.server.enrol("eager-1", tmp_path)
+    answers = [centre.server.simplereenroll(identity) for _ in range(31)]
+    assert [answer.status_code for answer in answers] == [200] * 30 + [429]
+    assert int(answers[-1].headers["retry-after"]) > 0
+
+
+def test_an_expired_certificate_renews_and_does_nothing_else(tmp_path: Path) -> None:
+    with running_server(tmp_path / "server", device_certificate_s=1) as server:
+        identity = server.enrol("season-1", tmp_path / "devices")
+        end = time.time() + 2
+        eventually("the certificate to expire", lambda: time.time() > end)
+        with pytest.raises(requests.exceptions.ConnectionError):
+            server.fetch(identity, "/assignment")
+        assert server.simplereenroll(identity).status_code == 200
+
+
+def test_a_provisioned_device_is_one_like_any_other(centre: Centre, tmp_path: Path) -> None:
+    key = pki.create_key(tmp_path / "key")
+    body = {"request": pki.encode_body(pki.make_request(key, "other")).decode(), "labels": {"site": "x"}}
+    made = centre.server.post("/devices/made-1/certificate", body)
+    identity = Identity("made-1", tmp_path / "key", tmp_path / "pem")
+    identity.certificate.write_text(made["certificate"])
+    assert pki.read_certificate(pki.load_certificate(made["certificate"].encode())).name == "made-1"
+    assert centre.server.fetch(identity, "/assignment").status_code == 204
+    assert made["authorities"].encode() == centre.server.ca.read_bytes()
+    again = centre.server.api("POST", "/devices/made-1/certificate", json=body)
+    assert code(again) == (409, "device.exists")
+    for name, wrong, expected in [
+        ("a%2Fb", body, 404),
+        ("Made", body, 422),
+        ("made-2", body | {"request": "AAAA"}, 400),
+        ("made-2", body | {"request": "%%"}, 400),
+    ]:
+        assert centre.server.api("POST", f"/devices/{name}/certificate", json=wrong).status_code == expected, name
+    assert centre.server.api("GET", "/devices/made-2").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["1.root.json", "timestamp.json", "1.targets.json", "SNAPSHOT"])
+def test_metadata_of_the_top_level_roles_is_for_everybody(centre: Centre, name: str) -> None:
+    url = f"{centre.server.facts['enrolment']}/metadata"
+    if name == "SNAPSHOT":
+        timestamp = requests.get(f"{url}/timestamp.json", verify=str(centre.server.ca), timeout=30).json()
+        name = f"{timestamp['signed']['meta']['snapshot.json']['version']}.snapshot.json"
+    answer = requests.get(f"{url}/{name}", verify=str(centre.server.ca), timeout=30)
+    assert answer.status_code == 200
+    assert answer.json()["signatures"]
+
+
+@pytest.mark.parametrize("name", [f"1.{PRODUCT}.json", "1.director.json", "root.json", "x.root.json", "99.root.json"])
+def test_no_other_metadata_is(centre: Centre, name: str) -> None:
+    url = f"{centre.server.facts['enrolment']}/metadata/{name}"
+    assert code(requests.get(url, verify=str(centre.server.ca), timeout=30)) == (404, "metadata.none")

@@ -32,3 +32,10 @@ def test_an_unknown_code_is_a_mistake_of_ours() -> None:
 def test_what_a_bundle_did_wrong_is_422() -> None:
     assert status_of(BundleError("manifest.order", "x")) == 422
     assert set(STATUS.values()) <= TITLES.keys()
+
+
+def test_the_page_about_rollouts_lists_every_way_in_which_a_plan_is_wrong() -> None:
+    rules = "\n".join(path.read_text() for path in (PACKAGE / "fleet").glob("*.py"))
+    raised = {f"plan.{code}" for code in re.findall(r'\brefused\(\s*"([a-z_]+)", ', rules)}
+    page = (PACKAGE.parent / "ROLLOUTS.md").read_text()
+    assert set(re.findall(r"^\| `(plan\.[a-z_]+)` \|", page, re.MULTILINE)) == raised

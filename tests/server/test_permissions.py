@@ -14,7 +14,7 @@ from beamfleet_server.store.operators import Operator
 from tests.server.conftest import Centre
 
 PAGE = Path(beamfleet_server.__file__).parents[1] / "API.md"
-PLACES = {"role": "root", "session": "999999", "rollout": "999999", "approval": "999999"}
+PLACES = {"role": "root", "session": "999999", "rollout": "999999", "approval": "999999", "webhook": "999999"}
 
 
 def operations(centre: Centre) -> Iterator[tuple[str, str, str]]:
@@ -55,8 +55,8 @@ def test_every_route_refuses_the_next_lower_role_and_whoever_has_no_token(centre
 def test_every_route_admits_the_role_that_it_needs(centre: Centre) -> None:
     tokens = {role: token_of(centre, role) for role in ROLES}
     for method, path, role in operations(centre):
-        answer = centre.server.api(method, path, token=tokens[role])
-        told = answer.json().get("code", "") if answer.status_code >= 400 else ""
+        with centre.server.api(method, path, token=tokens[role], stream=True) as answer:  # one of them has no end
+            told = answer.json().get("code", "") if answer.status_code >= 400 else ""
         assert not told.startswith("auth."), f"{method} {path}: {told}"
 
 

@@ -19,6 +19,7 @@ from securesystemslib.signer import CryptoSigner
 from tests.server.conftest import PRODUCT, Centre
 from tests.support.author import Author, first_metadata, now
 from tests.support.fleet_store import FleetStore
+from tests.support.postgres import Place
 from tests.support.server import eventually, running_server
 
 VERSIONS = iter(range(1, 1000))
@@ -228,8 +229,8 @@ def test_before_anything_is_signed_there_is_no_metadata(tmp_path: Path) -> None:
         assert code(author.upload(author.build(PRODUCT, "1.0.0"))) == "bundle.unsigned"
 
 
-def test_snapshot_and_timestamp_are_signed_again_at_half_of_their_time(tmp_path: Path) -> None:
-    fleet = FleetStore(tmp_path)
+def test_snapshot_and_timestamp_are_signed_again_at_half_of_their_time(tmp_path: Path, place: Place) -> None:
+    fleet = FleetStore(tmp_path, place)
     publisher = Publisher(fleet.store, DataDirectory(tmp_path), fleet.keys, fleet.clock)
     publisher.refresh()
     publisher.take_metadata(first_metadata(fleet.keys.public, datetime.fromtimestamp(fleet.now, UTC)))

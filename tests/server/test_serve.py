@@ -5,7 +5,9 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from beamfleet_bundles import pki, topics
@@ -26,7 +28,10 @@ def test_a_first_start_makes_everything_and_says_where_it_is(tmp_path: Path) -> 
             "broker": "up",
             "devices": 0,
             "online": 0,
+            "verdicts": dict.fromkeys(("failing", "degraded", "unknown", "offline", "healthy"), 0),
             "refused_messages": {},
+            "alarms": [],
+            "expiries": {"due": 0, "expired": 0},
         }
         keys = {path.name for path in server.data.rglob("*.key")}
         assert keys == {
@@ -36,6 +41,7 @@ def test_a_first_start_makes_everything_and_says_where_it_is(tmp_path: Path) -> 
             "snapshot.key",
             "timestamp.key",
             "director.key",
+            "webhooks.key",
         }
 
 
@@ -67,7 +73,7 @@ def test_a_second_server_on_the_same_data_is_told_the_pid_of_the_first(tmp_path:
         assert server.get("/health")["broker"] == "up"
 
 
-@pytest.mark.parametrize("name", ["operators", "devices", "enrolment", "mqtt"])
+@pytest.mark.parametrize("name", ["operators", "devices", "enrolment", "mqtt", "metrics"])
 def test_a_taken_port_is_named(tmp_path: Path, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -262,6 +268,12 @@ def test_nobody_without_a_certificate_of_the_fleet_reaches_the_broker(centre: Ce
         assert done.returncode != 0
 
 
+def drawn(rollout: dict[str, Any], devices: Sequence[MqttDevice]) -> list[MqttDevice]:
+    """The devices, the one canary first: the lot chose it."""
+    canary = {member["id"]: member["canary"] for member in rollout["devices"]}
+    return sorted(devices, key=lambda device: not canary[device.name])
+
+
 def test_a_rollout_goes_canary_first_and_ends_when_all_are_committed(own_centre: Centre) -> None:
     server = own_centre.server
     manifest = own_centre.author.publish(PRODUCT, "1.0.0")["manifest"]
@@ -269,13 +281,13 @@ def test_a_rollout_goes_canary_first_and_ends_when_all_are_committed(own_centre:
     for device in devices:
         device.acknowledged(device.report())
     started = server.post("/rollouts", {"product": PRODUCT, "version": "1.0.0", "selector": "site=berlin"})
-    canary, *rest = devices
+    canary, *rest = drawn(started, devices)
     assignment = canary.wait_for_offer()
     path = f"{PRODUCT}/1.0.0/x86_64-glibc-otp25/manifest"
     assert assignment["targets"][path]["hashes"]["sha256"] == manifest
     assert assignment["beamfleet"] | {"time": 0} == {
         "v": 1,
-        "device": "dev-1",
+        "device": canary.name,
         "app": "main",
         "attempt": 1,
         "nonce": None,
@@ -283,11 +295,9 @@ def test_a_rollout_goes_canary_first_and_ends_when_all_are_committed(own_centre:
     }
     shown = server.get(f"/rollouts/{started['id']}")
     assert (shown["state"], shown["phase"]) == ("running", "canary")
-    assert [(member["id"], member["state"], member["canary"]) for member in shown["devices"]] == [
-        ("dev-1", "offered", True),
-        ("dev-2", "pending", False),
-        ("dev-3", "pending", False),
-    ]
+    assert sorted((member["id"], member["state"], member["canary"]) for member in shown["devices"]) == sorted(
+        [(canary.name, "offered", True), *((device.name, "pending", False) for device in rest)]
+    )
     canary.acknowledged(canary.report(update=update("trial", manifest), sequence=assignment["version"]))
     assert not any(device.desired for device in rest)
     canary.report(**committed(manifest))
@@ -308,13 +318,14 @@ def test_a_canary_that_reverts_halts_the_rollout_and_nobody_else_sees_it(own_cen
     devices = [own_centre.device(f"dev-{number}") for number in (1, 2)]
     for device in devices:
         device.acknowledged(device.report())
-    number = server.post("/rollouts", {"product": PRODUCT, "version": "1.0.0", "all": True})["id"]
-    canary, other = devices
+    started = server.post("/rollouts", {"product": PRODUCT, "version": "1.0.0", "all": True})
+    number = started["id"]
+    canary, other = drawn(started, devices)
     canary.wait_for_offer()
     canary.acknowledged(canary.report(update=update("reverted", manifest, reason="crash")))
     eventually("the halt", lambda: server.get(f"/rollouts/{number}")["state"] == "halted")
     shown = server.get(f"/rollouts/{number}")
-    assert shown["reason"] == "dev-1 reverted: crash"
+    assert shown["reason"].endswith(f": {canary.name} reverted: crash")
     assert shown["counts"] | {"reverted": 1, "pending": 1} == shown["counts"]
     other.acknowledged(other.report())
     assert not other.desired

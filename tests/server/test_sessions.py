@@ -11,6 +11,7 @@ from beamfleet_server.store.operators import Operator
 
 from tests.server.conftest import Centre
 from tests.support.fleet_store import FleetStore
+from tests.support.postgres import Place
 
 COOKIE = "__Host-beamfleet"
 
@@ -114,8 +115,8 @@ def test_neither_secret_nor_token_is_in_the_database(centre: Centre, browser: Br
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[FleetStore]:
-    opened = FleetStore(tmp_path)
+def fleet(tmp_path: Path, place: Place) -> Iterator[FleetStore]:
+    opened = FleetStore(tmp_path, place)
     yield opened
     opened.close()
 

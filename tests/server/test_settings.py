@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from beamfleet_server.checks.thresholds import Thresholds
 from beamfleet_server.errors import ServerError
 from beamfleet_server.settings import Settings, load
 
@@ -42,6 +43,16 @@ def test_the_file_in_the_data_directory_is_found(tmp_path: Path) -> None:
     assert load({"data": data}).settings.offline_after_s == 77
 
 
+def test_thresholds_of_health_are_a_table_of_the_file_each_with_its_default(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("[health]\nqueue_degraded = 7\n")
+    configuration = load({}, file)
+    assert configuration.settings.health == Thresholds(queue_degraded=7)
+    (row,) = [row for row in configuration.described() if row["key"] == "health"]
+    assert row["source"] == "file"
+    assert "queue_degraded=7,queue_failing=100000," in row["value"]
+
+
 def test_names_in_the_environment_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEAMFLEET_NAMES", "a.example, 10.0.0.1")
     configuration = load()
@@ -56,6 +67,9 @@ def test_names_in_the_environment_are_separated_by_commas(monkeypatch: pytest.Mo
         ({}, "colour = 1\n", {}, "settings.toml: colour"),
         ({}, "mqtt_port = \n", {}, "settings.toml"),
         ({}, "", {"BEAMFLEET_LOG_LEVEL": "loud"}, "BEAMFLEET_LOG_LEVEL"),
+        ({}, "[health]\nqueue = 1\n", {}, "settings.toml: health.queue"),
+        ({}, "[health]\natoms_failing = 1001\n", {}, "settings.toml: health.atoms_failing"),
+        ({}, "", {"BEAMFLEET_HEALTH": "{"}, "BEAMFLEET_HEALTH"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_place(

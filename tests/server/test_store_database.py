@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,14 +14,16 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from beamfleet_server.errors import ServerError
-from beamfleet_server.store.database import Database, migrate
+from beamfleet_server.store.database import Database
 from beamfleet_server.store.tables import facts, metadata
-from sqlalchemy import Connection, create_engine, func, insert, select
+from sqlalchemy import Connection, func, insert, select
+
+from tests.support.postgres import Place, engine_of
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(tmp_path / "beamfleet.db")
+def database(place: Place) -> Iterator[Database]:
+    opened = Database(place)
     opened.open()
     yield opened
     opened.close()
@@ -32,17 +33,19 @@ def keep(key: str, connection: Connection) -> None:
     connection.execute(insert(facts).values(key=key, value="x"))
 
 
-def test_the_migrations_make_exactly_the_tables_that_the_code_knows() -> None:
-    engine = create_engine("sqlite://")
-    migrate(engine)
+def test_the_migrations_make_exactly_the_tables_that_the_code_knows(place: Place) -> None:
+    database = Database(place)
+    database.open()
+    database.close()
+    engine = engine_of(place)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
 
 
-def test_an_existing_database_is_opened_again(tmp_path: Path) -> None:
+def test_an_existing_database_is_opened_again(place: Place) -> None:
     for number in range(2):
-        database = Database(tmp_path / "beamfleet.db")
+        database = Database(place)
         database.open()
         database.write(partial(keep, f"key-{number}"))
         assert (
@@ -105,8 +108,8 @@ def test_a_change_cannot_wait_for_another_one(database: Database) -> None:
         database.write(lambda _: database.write(lambda _: None))
 
 
-def test_what_was_queued_is_committed_before_it_closes(tmp_path: Path) -> None:
-    database = Database(tmp_path / "beamfleet.db")
+def test_what_was_queued_is_committed_before_it_closes(place: Place) -> None:
+    database = Database(place)
     database.open()
     begin = threading.Event()
     database.submit(lambda _: begin.wait(10))
@@ -114,17 +117,26 @@ def test_what_was_queued_is_committed_before_it_closes(tmp_path: Path) -> None:
         database.submit(partial(keep, f"key-{number}"))
     begin.set()
     database.close()
-    with sqlite3.connect(tmp_path / "beamfleet.db") as connection:
-        assert connection.execute("select count(*) from facts").fetchone() == (10,)
-    connection.close()
+    engine = engine_of(place)
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(facts)) == 10
+    engine.dispose()
+
+
+def test_a_change_that_comes_after_the_end_is_refused_and_does_not_wait_for_ever(database: Database) -> None:
+    database.close()
+    with pytest.raises(ServerError, match="stopping"):
+        database.submit(partial(keep, "late")).result(10)
 
 
 WRITER = """
 import sys
 from pathlib import Path
+from beamfleet_server.database_address import DatabaseAddress
 from beamfleet_server.store.database import Database
 from beamfleet_server.store.tables import facts
-database = Database(Path(sys.argv[1]))
+name, user, port, host = sys.argv[1:]
+database = Database(DatabaseAddress(name, user, port=int(port), options=(("host", host),)) if user else Path(name))
 database.open()
 number = 0
 while True:
@@ -134,16 +146,17 @@ while True:
 """
 
 
-def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
-    path = tmp_path / "beamfleet.db"
+def test_what_was_acknowledged_is_there_after_a_kill(place: Place) -> None:
     acknowledged = -1
-    with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as writer:
+    words = [str(place), "", "", ""] if isinstance(place, Path) else [place.name, place.user, str(place.port)]
+    words += [] if isinstance(place, Path) else [dict(place.options)["host"]]
+    with subprocess.Popen([sys.executable, "-c", WRITER, *words], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         for line in writer.stdout:
             acknowledged = int(line)
             if acknowledged == 100:
                 os.kill(writer.pid, signal.SIGKILL)
-    database = Database(path)
+    database = Database(place)
     database.open()
     count = database.read(lambda connection: connection.scalar(select(func.count()).select_from(facts)))
     database.close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,17 @@ from beamfleet_bundles import pki
 from beamfleet_server.ca import key_fingerprint
 from beamfleet_server.errors import ServerError
 from beamfleet_server.store.reports import Report
+from beamfleet_server.store.tokens import NewToken
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.fleet_store import FleetStore, event
+from tests.support.postgres import Place
 from tests.support.refusal import refusal
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[FleetStore]:
-    opened = FleetStore(tmp_path)
+def fleet(tmp_path: Path, place: Place) -> Iterator[FleetStore]:
+    opened = FleetStore(tmp_path, place)
     yield opened
     opened.close()
 
@@ -30,9 +33,8 @@ def new_key() -> ec.EllipticCurvePublicKey:
 
 
 def give(fleet: FleetStore, *, replace: bool = False, lives_s: int = 60, secret: str = HASH) -> None:
-    fleet.store.enrolment.create_token(
-        "dev-1", secret, {"site": "berlin"}, fleet.now, fleet.now + lives_s, replace=replace
-    )
+    token = NewToken(secret, "dev-1", fleet.now + lives_s, {"site": "berlin"}, replace=replace)
+    fleet.store.tokens.create(token, fleet.now)
 
 
 def use(fleet: FleetStore, key: ec.EllipticCurvePublicKey, *, device: str = "dev-1", secret: str = HASH) -> bytes:
@@ -114,13 +116,12 @@ def test_an_enrolled_device_is_replaced_only_when_that_is_asked_for(fleet: Fleet
 
 def test_a_certificate_renews_itself_and_a_revoked_one_does_not(fleet: FleetStore) -> None:
     give(fleet)
-    serial = pki.read_certificate(pki.load_certificate(use(fleet, new_key()))).serial
+    der = use(fleet, new_key())
+    serial = pki.read_certificate(pki.load_certificate(der)).serial
     key = new_key()
-    renewed = fleet.store.enrolment.renew(serial, lambda name: fleet.authority.issue_device(name, key), fleet.now)
+    issue = partial(fleet.authority.issue_device, public_key=key)
+    renewed = fleet.store.enrolment.renew(serial, der, issue, fleet.now)
     assert pki.read_certificate(pki.load_certificate(renewed)).name == "dev-1"
     give(fleet, secret="second", replace=True)
     use(fleet, new_key(), secret="second")
-    renew = fleet.store.enrolment.renew
-    assert (
-        refusal(renew, serial, lambda name: fleet.authority.issue_device(name, key), fleet.now) == "certificate.unknown"
-    )
+    assert refusal(fleet.store.enrolment.renew, serial, der, issue, fleet.now) == "certificate.unknown"

@@ -11,20 +11,23 @@ from hypothesis import strategies as st
 
 from tests.support.fleet_store import FleetStore, event, presence
 from tests.support.mqtt_device import state
+from tests.support.postgres import BOTH, Place, placed
 
 NUMBERS = count()
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetStore]:
-    fleet = FleetStore(tmp_path_factory.mktemp("store"))
-    yield fleet
-    fleet.close()
+@pytest.fixture(scope="module", params=BOTH)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetStore]:
+    work = tmp_path_factory.mktemp("store")
+    with placed(request, work) as place:
+        fleet = FleetStore(work, place)
+        yield fleet
+        fleet.close()
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[FleetStore]:
-    opened = FleetStore(tmp_path)
+def fleet(tmp_path: Path, place: Place) -> Iterator[FleetStore]:
+    opened = FleetStore(tmp_path, place)
     opened.enrol("dev-1", "dev-2")
     yield opened
     opened.close()
@@ -94,18 +97,6 @@ def test_offline_counts_only_for_the_newest_session(fleet: FleetStore) -> None:
     assert not say(7, online=False), "the will of a session whose birth was lost"
 
 
-def test_a_silent_device_is_offline_until_it_is_heard_again(fleet: FleetStore) -> None:
-    fleet.online("dev-1")
-    fleet.now += 100
-    assert fleet.store.reports.expire(fleet.now - 100, fleet.now) == 0
-    assert fleet.store.reports.expire(fleet.now - 99, fleet.now) == 1
-    assert not fleet.store.devices.find("dev-1").online
-    fleet.apply(*states((1, 1, 1)))
-    assert fleet.store.devices.find("dev-1").online
-    told = [(each.kind, each.cause) for each in fleet.store.events.after(0, 100) if each.kind == "presence"]
-    assert told == [("presence", "online"), ("presence", "offline"), ("presence", "online")]
-
-
 def test_a_late_message_does_not_bring_back_a_device_that_said_good_bye(fleet: FleetStore) -> None:
     fleet.online("dev-1")
     fleet.apply(Report("dev-1", "main", "presence", presence(1, online=False, reason="bye")))
@@ -113,7 +104,7 @@ def test_a_late_message_does_not_bring_back_a_device_that_said_good_bye(fleet: F
     assert not fleet.store.devices.find("dev-1").online
 
 
-def test_progress_and_health_are_the_newest_that_came(fleet: FleetStore) -> None:
+def test_progress_is_the_newest_that_came(fleet: FleetStore) -> None:
     for done in (1, 2):
         message = {"v": 1, "manifest": "", "phase": "downloading", "done": done, "total": 9}
         fleet.apply(Report("dev-1", "main", "progress", message))
@@ -141,3 +132,12 @@ def test_batches_of_any_size_and_repetition_come_to_the_same(shared: FleetStore,
     assert found["starts"] == 10 * newest[0] + newest[1]
     assert acknowledged[-1] == newest
     assert acknowledged == sorted(acknowledged)
+
+
+def test_what_a_device_calls_evidence_is_none_but_in_its_place(fleet: FleetStore) -> None:
+    left = {"slogan": "boom", "status": "", "log": []}
+    claims = event(1, 1) | {"data": {"starts": 2, "evidence": "x"}}
+    fleet.apply(Report("dev-1", "main", "event", claims))
+    fleet.apply(Report("dev-1", "main", "event", claims | {"seq": 2, "evidence": left}))
+    told = [each.data.get("evidence") for each in fleet.store.events.newest(2)]
+    assert told == [left, None]

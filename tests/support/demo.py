@@ -156,6 +156,7 @@ The fleet stays up until Ctrl-C. In another terminal:
   beamfleet events --follow
   beamfleet rollout history
   curl http://127.0.0.1:{fleet.devices["kiosk-1"].http_port}/
+  curl {fleet.address("metrics")}/metrics
   cat {fleet.devices["kiosk-1"].path("boot/state")}""")
     sys.stdout.flush()
     signal.sigwait({signal.SIGINT, signal.SIGTERM})

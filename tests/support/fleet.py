@@ -35,14 +35,16 @@ def free_port() -> int:
 
 
 def wait_for(what: str, look: Callable[[], T | None], *, deadline_s: float, every_s: float = 0.05) -> T:
-    """The first true answer of `look`; FleetError with `what` when there is none in time."""
+    """The first true answer of `look`; FleetError with `what` when there is none in time. A look that costs much is
+    rarer: what it waits for needs the processor as well."""
     end = time.monotonic() + deadline_s
     while True:
+        began = time.monotonic()
         if answer := look():
             return answer
         if time.monotonic() > end:
             raise FleetError(f"waited {deadline_s:.0f} s for {what}")
-        time.sleep(every_s)
+        time.sleep(max(every_s, 2 * (time.monotonic() - began)))
 
 
 def key_values(path: Path) -> dict[str, str]:
@@ -192,7 +194,7 @@ class Fleet:
     def serve(self) -> None:
         """Start the server and wait until it is ready."""
         words = [str(self.programs / "beamfleet"), "serve", "--data", str(self.data)]
-        for port in ("operators", "devices", "enrolment", "mqtt"):
+        for port in ("operators", "devices", "enrolment", "mqtt", "metrics"):
             words += [f"--{port}-port", "0"]
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / "server.log").open("ab") as log:
@@ -267,11 +269,12 @@ class Fleet:
             "--token-file", str(self.data / "admin.token"), "--ca", str(self.data / "ca.pem"),
         )  # fmt: skip
 
-    def open(self, *products: str) -> None:
-        """Server, log-in, development keys, products: ready to flash."""
+    def open(self, *products: str, development: bool = True) -> None:
+        """Server, log-in, development keys, products: ready to flash. `development` False makes no keys."""
         self.serve()
         self.log_in()
-        self.cli("init", "--development")
+        if development:
+            self.cli("init", "--development")
         for product in products:
             self.cli("product", "create", product)
 
@@ -318,11 +321,11 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(work: Path, *products: str, settings: Sequence[str] = ()) -> Iterator[Fleet]:
+def fleet(work: Path, *products: str, settings: Sequence[str] = (), development: bool = True) -> Iterator[Fleet]:
     """An open fleet that is closed at the end; on a failure the logs of all parts are shown."""
     here = Fleet(work, settings=settings)
     try:
-        here.open(*products)
+        here.open(*products, development=development)
         yield here
     except BaseException:
         for device in here.devices.values():

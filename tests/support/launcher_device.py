@@ -36,7 +36,7 @@ class LauncherDevice(Device):
         self, root: Path, settings: Mapping[str, str | int] | None = None, command: tuple[str, ...] = ()
     ) -> None:
         super().__init__(root.name, root, free_port())
-        ports = {name: str(self.http_port) for name in ("SENSOR_GATEWAY_PORT", "EDGE_HUB_PORT")}
+        ports = {name: str(self.http_port) for name in ("SENSOR_GATEWAY_PORT", "EDGE_HUB_PORT", "LAB_PORT")}
         set_up(str(root), _WORDS | {"env": ports})
         with (root / "etc/beamfleet/launcher.conf").open("a") as conf:
             for key, value in {"trial_deadline_s": 15, **(settings or {})}.items():
@@ -107,6 +107,15 @@ class LauncherDevice(Device):
         """What the launcher answers to a request."""
         number = self.boot.request(line)
         return self.until(f"an answer to {line}", lambda s: s.last_request == number).result
+
+    def probe(self, kind: str, slot: str, attempt: int) -> tuple[str, int, int]:
+        """Ask for a command probe; slot, attempt and exit status in the launcher's answer."""
+        before = self.boot.probe_file(kind)
+        self.boot.ask_probe(kind, slot, attempt)
+        wait_for("an answer", lambda: self.boot.probe_file(kind) != before, deadline_s=20)
+        found = self.boot.probe(kind)
+        assert found is not None
+        return found
 
     # --- what goes on
 

@@ -25,9 +25,18 @@ NEVER: dict[str, Any] = {"phase": "none", "attempt": 0, "manifest": "", "product
 class MqttDevice:
     """Connects as `identity`. `received` are (kind or topic, payload) in order of arrival."""
 
-    def __init__(self, identity: Identity, address: str, ca: Path, *, session: int = 1, subscribe: str = "") -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        address: str,
+        ca: Path,
+        *,
+        session: int = 1,
+        subscribe: str = "",
+        machine: str = "0" * 32,
+    ) -> None:
         self.name = identity.device
-        self.session = session
+        self.session, self.machine = session, machine
         self.boot, self.seq = session, 0
         host, _, port = address.rpartition(":")
         context = ssl.create_default_context(cafile=str(ca))
@@ -75,8 +84,11 @@ class MqttDevice:
     def publish(self, kind: str, message: dict[str, Any] | bytes, *, device: str = "", retain: bool = False) -> str:
         """Publish on `up/KIND`, of another device if it is named; what the broker answers, such as `Success`."""
         payload = message if isinstance(message, bytes) else json.dumps(message).encode()
+        return self.publish_on(topics.up(device or self.name, "main", kind), payload, retain=retain)
+
+    def publish_on(self, topic: str, payload: bytes, *, retain: bool = False) -> str:
+        """Publish on any topic; what the broker answers."""
         seen = len(self._answers)
-        topic = topics.up(device or self.name, "main", kind)
         packet = self._client.publish(topic, payload, qos=1, retain=retain).mid
         return str(self.wait("the broker's answer", lambda: dict(self._answers[seen:]).get(packet)))
 
@@ -122,7 +134,7 @@ class MqttDevice:
         return [json.loads(payload)["signed"] for kind, payload in self.received if kind == "desired"]
 
     def _presence(self, *, online: bool, reason: str) -> dict[str, Any]:
-        facts = {"agent": "0.1.0", "profile": "wired", "time": 1_700_000_000}
+        facts = {"agent": "0.1.0", "profile": "wired", "time": 1_700_000_000, "machine": self.machine}
         return {"v": 1, "session": self.session, "online": online, "reason": reason} | facts
 
     def _on_connect(self, client: Client, *_: Any) -> None:
@@ -165,7 +177,9 @@ def state(boot: int, seq: int, **changes: Any) -> dict[str, Any]:
     } | changes.pop("inventory", {})
     numbers = {"v": 1, "boot": boot, "seq": seq, "time": 1_700_000_000, "sequence": 0, "starts": 0, "power_losses": 0}
     texts = {"slot": "", "previous": "", "cause": "", "failed": ""}
-    return numbers | texts | NEVER | {"update": None, "stopped": False, "inventory": inventory} | changes
+    metadata = {"root": 0, "timestamp": 0, "snapshot": 0, "targets": 0, "products": {}} | changes.pop("metadata", {})
+    objects = {"update": None, "inventory": inventory, "metadata": metadata}
+    return numbers | texts | NEVER | objects | {"stopped": False} | changes
 
 
 def update(phase: str, manifest: str, attempt: int = 1, reason: str = "") -> dict[str, Any]:

@@ -190,6 +190,10 @@ class Machine:
             raise MachineError(f"{shlex.join(command)}: exit {done.returncode}, not {list(ok)}\n{said}")
         return done
 
+    def pids(self) -> set[int]:
+        """The processes of the machine, as the host counts them."""
+        return {int(pid) for group in self._groups for pid in _members(group)}
+
     def path(self, inside: str) -> Path:
         """A path inside as the host reaches it while the machine is on; never follow an absolute link there."""
         return Path(f"/proc/{self._leader}/root", inside.lstrip("/"))
@@ -216,7 +220,7 @@ class Machine:
 
     def _kill(self) -> bool:
         """Whether there still was something to kill."""
-        pids = {int(pid) for group in self._groups for pid in _members(group)}
+        pids = self.pids()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -5,11 +5,13 @@ is one machine of `tests.support.nspawn` with the words of the field. The port o
 """
 
 import base64
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from beamfleet_bundles.bundle import Bundle
 
 from tests.support import examples, rootfs
 from tests.support.author import now
-from tests.support.fleet import key_values
+from tests.support.fleet import key_values, wait_for
 from tests.support.nspawn import Machine
 from tests.support.repository import PRODUCT, Repository
 
@@ -121,6 +123,27 @@ class PackagedDevice:
         self.machine.run(
             "systemd-run", "--quiet", "--collect", "beamfleet-agent", "install", f"{BUNDLES}/{shipped.name}"
         )
+
+    @contextlib.contextmanager
+    def worker_halted(self) -> Iterator[None]:
+        """Meanwhile the worker stands still, in the midst of writing a slot."""
+        staging = self.machine.path(f"{APP}/staging")
+
+        def halted() -> int | None:
+            if any(staging.iterdir()):
+                for pid in self.machine.pids():
+                    with contextlib.suppress(OSError):
+                        if b"beamfleet_agent.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                            os.kill(pid, signal.SIGSTOP)
+                            return pid
+            return None
+
+        worker = wait_for("the worker to write a slot", halted, deadline_s=60, every_s=0.001)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGCONT)
 
     # --- looking
 

@@ -98,8 +98,8 @@ def with_arguments(source: Path, path: Path, arguments: Sequence[str]) -> Path:
     return path
 
 
-def tiny(slot: Path) -> None:
-    """Lay the smallest release that boots."""
+def tiny(slot: Path, programs: Mapping[str, str] = {}, launch: str = "") -> None:
+    """Lay the smallest release that boots, with these programs and further lines of its launch file."""
     root, erts = _otp()
     shutil.copytree(root / f"erts-{erts}/bin", slot / f"erts-{erts}/bin")
     for library in ("kernel", "stdlib"):
@@ -108,7 +108,11 @@ def tiny(slot: Path) -> None:
     (slot / "releases/1").mkdir(parents=True)
     shutil.copy(root / "bin/start_clean.boot", slot / "releases/1/start.boot")
     (slot / ".beamfleet").mkdir()
-    (slot / ".beamfleet/launch").write_text(TINY_LAUNCH.format(erts=erts))
+    (slot / ".beamfleet/launch").write_text(TINY_LAUNCH.format(erts=erts) + launch)
+    for path, content in programs.items():
+        (slot / path).parent.mkdir(exist_ok=True)
+        (slot / path).write_text(content)
+        (slot / path).chmod(0o755)
 
 
 @functools.cache

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 import requests
 from beamfleet_bundles import pki
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 T = TypeVar("T")
 DEADLINE_S = 30.0
-LISTENERS = ("operators", "devices", "enrolment", "mqtt")
+LISTENERS = ("operators", "devices", "enrolment", "mqtt", "metrics")
 
 
 def eventually(what: str, look: Callable[[], T | None], deadline_s: float = DEADLINE_S) -> T:
@@ -164,6 +165,13 @@ class Server:
         headers = {"Content-Type": "application/pkcs10"}
         body = pki.encode_body(request)
         return requests.post(url, body, headers=headers, auth=(device, token), verify=str(self.ca), timeout=60)
+
+    def simplereenroll(self, identity: Identity, request: bytes | None = None) -> requests.Response:
+        """A renewal with what a device holds; the request (DER) is for a new key unless another is given."""
+        url = f"{self.facts['enrolment']}/.well-known/est/simplereenroll"
+        body = request or pki.make_request(ec.generate_private_key(ec.SECP256R1()), identity.device)
+        pair = (str(identity.certificate), str(identity.key))
+        return requests.post(url, pki.encode_body(body), cert=pair, verify=str(self.ca), timeout=60)
 
     def enrol(self, device: str, directory: Path, **token: Any) -> Identity:
         """A device with a certificate, whose files lie in `directory`."""

@@ -63,6 +63,17 @@ def test_ash_takes_an_update_through_trial_commit_crash_revert_and_the_launchers
     wait_for("the VM to be gone", lambda: not ash.ours(), deadline_s=20)
 
 
+def test_ash_runs_the_command_of_a_probe_and_restarts_a_release_for_it(ash: LauncherDevice) -> None:
+    slot = "c" * 32
+    release_slots.tiny(ash.slot(slot), {"bin/check": "#!/bin/sh\nexit 7\n"}, "probe_liveness_command=bin/check\n")
+    starts = ash.install(slot, 4).starts
+    assert ash.probe("liveness", slot, 4) == (slot, 4, 7)
+    assert ash.outcome(f"restart {slot} {starts} liveness: it's ill") == "refused:malformed"
+    assert ash.outcome(f"restart {slot} {starts} liveness: the command ended with 7") == "ok"
+    state = ash.runs(slot, after=starts)
+    assert (state.starts, state.cause, state.detail) == (starts + 1, "probe", "liveness: the command ended with 7")
+
+
 def test_ash_goes_back_from_a_release_whose_vm_is_broken(ash: LauncherDevice) -> None:
     before = ash.install(OLD).starts
     next(ash.slot(NEW).glob("erts-*/bin/beam.smp")).write_bytes(b"garbage")

@@ -30,6 +30,9 @@ CHECKS = (
 )
 EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "25"))
 LONGEST_S = 900
+NEW_AUTHORITY = "authorities.create"
+ENDLESS = ("events.stream", "logs.stream")
+"""They answer for as long as something may come, the log of a device here for half a minute."""
 REVOKING = "operators.revoke"
 """Asked last: it ends whoever asks."""
 CONFIGURATION = """
@@ -58,7 +61,8 @@ def centre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Centre]:
 def test_no_answer_is_a_mistake_or_undocumented(centre: Centre, tmp_path: Path) -> None:
     server = centre.server
     token = server.post("/operators", {"name": "schema.tester", "role": "admin"})["token"]
-    examine(centre, tmp_path, token, EXAMPLES, "--exclude-operation-id", REVOKING)
+    apart = [word for name in (REVOKING, NEW_AUTHORITY, *ENDLESS) for word in ("--exclude-operation-id", name)]
+    examine(centre, tmp_path, token, EXAMPLES, *apart)
     assert server.api("GET", "/whoami", token=token).status_code == 200, "all of it was asked by somebody known"
     done = {
         entry["action"] for entry in server.get("/audit?newest=true&limit=1000")["items"] if entry["outcome"] == "ok"
@@ -67,6 +71,17 @@ def test_no_answer_is_a_mistake_or_undocumented(centre: Centre, tmp_path: Path) 
     examine(centre, tmp_path, token, 5, "--include-operation-id", REVOKING)
     assert "Traceback" not in server.log.read_text()
     assert alive(server.pid)
+
+
+@pytest.mark.timeout(LONGEST_S + 60)
+def test_authorities_are_made_as_described(tmp_path: Path) -> None:
+    """Apart, without a device: each of them starts the broker again."""
+    with running_server(tmp_path / "server", requests_per_operator_s=10_000) as server:
+        centre = open_centre(tmp_path, server)
+        token = server.post("/operators", {"name": "schema.tester", "role": "admin"})["token"]
+        examine(centre, tmp_path, token, 5, "--include-operation-id", NEW_AUTHORITY)
+        assert len(server.get("/authorities")["items"]) > 1
+        assert "Traceback" not in server.log.read_text()
 
 
 def examine(centre: Centre, folder: Path, token: str, examples: int, *which: str) -> None:

@@ -1,7 +1,8 @@
 """Runs one job for the agent and ends: `python -m beamfleet_agent.worker AGENT_PID`. job.py has the line protocol.
 
 It dies with its agent (PDEATHSIG), under limits, and never writes where another worker writes (a lock on staging/).
-Whatever happens, the last line on standard output says how it ended, and the exit code agrees.
+Whatever happens, the last line on standard output says how it ended, and the exit code agrees; a failure is in the log
+of whoever started it.
 """
 
 import ctypes
@@ -10,21 +11,26 @@ import os
 import resource
 import signal
 import sys
+from typing import Any
 
 import structlog
 from beamfleet_bundles.errors import BeamfleetError
 
 from beamfleet_agent.errors import AgentError
-from beamfleet_agent.worker import enrol, fetch, offline
+from beamfleet_agent.worker import diagnose, enrol, fetch, offline, renew
 from beamfleet_agent.worker.job import Job, patience
+from beamfleet_agent.worker.rescue import rescued
+from beamfleet_agent.worker.transport import LaterError
 
 JOBS = {
     "enrol": enrol.enrol,
-    "poll": fetch.poll,
-    "fetch": fetch.fetch,
+    "renew": renew.renew,
+    "poll": rescued(fetch.poll),
+    "fetch": rescued(fetch.fetch),
     "stage": offline.stage,
     "verify": fetch.verify,
     "clean": fetch.clean,
+    "diagnose": diagnose.diagnose,
 }
 ADDRESS_SPACE = 768 << 20
 OPEN_FILES = 256
@@ -35,15 +41,16 @@ def main() -> int:
     """0 when the job was done, 1 when it failed."""
     confine(int(sys.argv[1]))
     structlog.configure(
-        processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper("iso", utc=True),
-                    structlog.processors.JSONRenderer()],
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level,
+                    structlog.processors.TimeStamper("iso", utc=True), structlog.processors.JSONRenderer()],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )  # fmt: skip
     words = json.loads(sys.stdin.readline())
-    log = structlog.get_logger(job=words.get("job"), worker=os.getpid())
+    structlog.contextvars.bind_contextvars(job=words.get("job"), worker=os.getpid())
     job = None
     try:
         job = Job(words)
+        structlog.contextvars.bind_contextvars(device=job.settings.device)
         result = JOBS[job.name](job)
     except BeamfleetError as error:
         refusal = error
@@ -56,11 +63,12 @@ def main() -> int:
     except MemoryError:
         refusal = AgentError("worker.memory", "the job needs more memory than the worker may use")
     else:
-        log.info("job done")
+        structlog.get_logger().info("job done")
         job.tell(result=result)
         return 0
-    log.warning("job failed", code=refusal.code, detail=refusal.message)
-    told = {"code": refusal.code, "message": refusal.message, "hint": refusal.hint}
+    told: dict[str, Any] = {"code": refusal.code, "message": refusal.message, "hint": refusal.hint}
+    if isinstance(refusal, LaterError):
+        told["after_s"] = refusal.after_s
     tries = patience(str(words.get("job")), refusal.code)
     sys.stdout.write(json.dumps({"error": {**told, "patience": tries}}) + "\n")
     sys.stdout.flush()

@@ -19,11 +19,12 @@ from beamfleet_bundles.bundle import MAX_PACK
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.facts import Facts
 from beamfleet_bundles.manifest import FileEntry, Manifest
+from structlog.contextvars import bind_contextvars
 
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.update_state import Release
 from beamfleet_agent.worker import fitness
-from beamfleet_agent.worker.centre import Centre
+from beamfleet_agent.worker.centre import Centre, Order
 from beamfleet_agent.worker.job import Job, release_of
 
 
@@ -31,31 +32,39 @@ def poll(job: Job) -> dict[str, Any]:
     """{"document": the assignment that the server has for this device, or "", "tag": what to call it the next time}.
 
     A job that gives the tag of the last one as `known` is told of a newer one only. With a nonce, and verified at once,
-    when the job says `prove` or the device does not know the time: then the time is known afterwards.
+    when the job says `prove` or the device does not know the time: then the time is known afterwards. `prove` looks at
+    the metadata in any case, also when there is no assignment.
     """
     centre = Centre(job, datetime.now(UTC))
     if not job.words.get("prove") and centre.knows_the_time:
         tag, found = centre.ask(str(job.words.get("known", "")))
         return {"document": found.decode("utf-8", "replace"), "tag": tag}
-    answer = centre.pulled(int(job.words.get("sequence", 0)))
+    answer = centre.pulled()
+    if answer is None and job.words.get("prove"):
+        centre.refresh()
     return {"document": answer[0].decode() if answer else "", "tag": ""}
 
 
 def fetch(job: Job) -> dict[str, Any]:
     """The facts of the release whose slot is now whole; {} when the agent did not want it."""
     centre, settings = Centre(job, datetime.now(UTC)), job.settings
-    assigned = _assigned(centre, str(job.words["document"]).encode(), int(job.words["sequence"]))
+    last = Order(int(job.words["sequence"]), str(job.words.get("director", "")))
+    assigned = _assigned(centre, str(job.words["document"]).encode(), last)
     release = None
     if assigned.path is not None:
         product, version, _ = names.parse_target_path(assigned.path)
         release = Release(assigned.sha256, product, version)._asdict()
-    job.tell(checked={"sequence": assigned.sequence, "attempt": assigned.attempt, "release": release})
+    order = {"sequence": assigned.sequence, "attempt": assigned.attempt, "director": centre.director}
+    order["forced"], order["trace"] = assigned.force, assigned.traceparent
+    if assigned.traceparent:
+        bind_contextvars(trace_id=assigned.traceparent[3:35])
+    job.tell(checked={**order, "release": release})
     if assigned.path is None or not job.may_proceed():
         return {}
     facts = centre.facts(assigned.path)
     assignments.check_match(assigned, facts)
     fitness.check(facts, settings.hardware)
-    assignments.check_floor(facts, int(job.words["floor"]))
+    assignments.check_floor(facts, job.floor(facts.custom.product))
     stream = centre.transport.stream
     try:
         return into_slot(job, facts, centre.manifest(facts), stream(f"/packs/{facts.sha256}/full", MAX_PACK))
@@ -64,7 +73,7 @@ def fetch(job: Job) -> dict[str, Any]:
         raise AgentError("worker.not_found", f"the server has no {error}", hint) from error
 
 
-def _assigned(centre: Centre, document: bytes, last: int) -> Assignment:
+def _assigned(centre: Centre, document: bytes, last: Order) -> Assignment:
     """The assignment in `document`; if its time has run out, the same one fresh, if the server still means it."""
     try:
         return centre.pushed(document, last)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from beamfleet_bundles.assignment import DeviceFacts, check_fit
 from beamfleet_bundles.facts import Facts
-from beamfleet_bundles.manifest import MIN_AGENT_SCHEMA
+from beamfleet_bundles.manifest import MIN_AGENT_PROBES
 
 from beamfleet_agent import inventory
 
@@ -16,7 +16,7 @@ from beamfleet_agent import inventory
 def check(facts: Facts, hardware: str) -> None:
     """Errors `assignment.wrong_target|wrong_hardware|old_libc|old_otp|old_agent|missing_library`."""
     system = inventory.c_library()
-    device = DeviceFacts(inventory.architecture(), system[0], system[1] or None, hardware or None, MIN_AGENT_SCHEMA)
+    device = DeviceFacts(inventory.architecture(), system[0], system[1] or None, hardware or None, MIN_AGENT_PROBES)
     check_fit(facts, device)  # before any library of another machine is looked for
     check_fit(facts, device, tuple(missing(facts.custom.libraries)))
 

@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from beamfleet_bundles import probes as launch_probes
 from beamfleet_bundles.manifest import Manifest
 
 from beamfleet_agent import settings
 from beamfleet_agent.boot import Boot
+from beamfleet_agent.journal import release_to
 from beamfleet_agent.paths import Paths
+from beamfleet_agent.probes import Probe
 from beamfleet_agent.slots import Slots
 from beamfleet_agent.update_state import Release
 
@@ -25,6 +28,7 @@ SOME = 5
 PATIENCE = {
     "worker.network": FOREVER,
     "worker.server": FOREVER,
+    "enrol.pending": FOREVER,
     "worker.io": SOME,
     "slot.busy": SOME,
     "worker.memory": SOME,
@@ -56,10 +60,13 @@ class Job:
         self.settings = settings.load(Paths(root).settings)
         self.paths = Paths(root, self.settings.app)
         self.slots = Slots(self.paths.slots, self.paths.staging)
+        self.told = False
+        """Whether the agent has heard something of it already."""
         self._next_progress = 0.0
 
     def tell(self, **line: Any) -> None:
         """One line to the agent."""
+        self.told = True
         sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
         sys.stdout.flush()
 
@@ -82,6 +89,10 @@ class Job:
         state = Boot(self.paths.app_dir, self.paths.run_app).state()
         return {slot for slot in (state.slot, state.previous) if slot}
 
+    def floor(self, product: str) -> int:
+        """The highest floor of a release of this product that was committed here."""
+        return int(self.words.get("floors", {}).get(product, 0))
+
     def trusted_root(self) -> bytes:
         """The fleet's first TUF root, as it was laid down."""
         return Path(self.paths.trust_root).read_bytes()
@@ -90,7 +101,7 @@ class Job:
 def release_of(manifest: Manifest, floor: int = 0) -> dict[str, Any]:
     """The facts of a release that the agent keeps."""
     probes = manifest.launch.probes
-    return Release(
+    release = Release(
         manifest=manifest.sha256,
         product=manifest.product,
         version=manifest.version,
@@ -100,4 +111,21 @@ def release_of(manifest: Manifest, floor: int = 0) -> dict[str, Any]:
         probe_timeout_s=probes.timeout_s,
         floor=floor,
         data_schema=manifest.launch.data_schema if isinstance(manifest.launch.data_schema, int) else -1,
-    )._asdict()
+        probes=tuple(_probe(kind, probe) for kind, probe in probes.named.items()),
+        confirm=probes.confirm is True,
+    )
+    return release_to(release)
+
+
+def _probe(kind: str, probe: launch_probes.Probe) -> Probe:
+    """What the agent must know of a probe; launcher and VM have the command and the function from the slot."""
+    return Probe(
+        kind=kind,
+        handler=probe.handler,
+        target=probe.http or (str(probe.tcp) if probe.tcp else ""),
+        initial_delay_s=probe.initial_delay_s,
+        period_s=probe.period_s,
+        timeout_s=probe.timeout_s,
+        success_threshold=probe.success_threshold,
+        failure_threshold=probe.failure_threshold,
+    )

@@ -35,7 +35,7 @@ def stage(job: Job) -> dict[str, Any]:
         offline.known_targets(trust_dir),
     )
     fitness.check(verified.facts, job.settings.hardware)
-    assignments.check_floor(verified.facts, int(job.words["floor"]))
+    assignments.check_floor(verified.facts, job.floor(verified.facts.custom.product))
     job.tell(checked={"sequence": 0, "attempt": 0, "release": release_of(manifest, verified.facts.custom.floor)})
     if not job.may_proceed():
         return {}

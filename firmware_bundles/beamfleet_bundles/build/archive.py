@@ -96,7 +96,10 @@ class _Intake:
             raise BundleError("archive.too_large", f"the release is larger than {self.limits.total} bytes")
 
     def file(self, path: str, mode: int, size: int, read: Callable[[int], bytes]) -> None:
-        self.tree.check_path(path)
+        """The same file once more is no conflict: `mix release` packs what its overlays put into bin/ again."""
+        before = self.tree.files.get(path)
+        if before is None:
+            self.tree.check_path(path)
         self.check_file(path, mode, size)
         place = self.tree.place()
         left = size
@@ -106,7 +109,10 @@ class _Intake:
                 out.write(piece)
         if left:
             raise BundleError("archive.changed", f"{path} became shorter while it was read", "build it again")
-        self.tree.files[path] = Spooled(place, size, bool(mode & 0o100))
+        found = Spooled(place, size, bool(mode & 0o100))
+        if before is not None and not found.equals(before):
+            self.tree.check_path(path)
+        self.tree.files[path] = found
 
     def link(self, path: str, target: str) -> None:
         self.tree.check_path(path)

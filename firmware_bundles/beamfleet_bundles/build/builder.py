@@ -19,9 +19,10 @@ from beamfleet_bundles.build import archive, beams, elf, release, start
 from beamfleet_bundles.build.tree import Tree
 from beamfleet_bundles.bundle import file_name, write_bundle
 from beamfleet_bundles.errors import BundleError
-from beamfleet_bundles.launch import Distribution, Launch, Probes
+from beamfleet_bundles.launch import Distribution, Launch
 from beamfleet_bundles.manifest import Entry, FileEntry, LinkEntry, Manifest
 from beamfleet_bundles.pack import write_pack
+from beamfleet_bundles.probes import Probes
 
 Progress = Callable[[str, int, int], None]
 """Called with "read" or "pack", the bytes done and the bytes in all; 0 of 0 where they are not known."""
@@ -76,8 +77,7 @@ def build(
             _add_launch(tree, launch)
             notices += more + beams.normalise(tree)
             requires = elf.needs(tree, f"erts-{found.release.erts}/bin/beam.smp")
-            if data_schema is not None:
-                requires = msgspec.structs.replace(requires, min_agent=manifests.MIN_AGENT_SCHEMA)
+            requires = msgspec.structs.replace(requires, min_agent=_generation(launch))
             manifest = Manifest(
                 product=_product(found.release.name, product),
                 version=_version(found.version, version),
@@ -124,13 +124,20 @@ def _leave_out_tarballs(tree: Tree) -> list[str]:
 
 
 def _add_launch(tree: Tree, launch: Launch) -> None:
-    command = (launch.probes.command or "").split(" ")[0]
     launch.check()
-    if command and not (command in tree.files and tree.files[command].executable):
-        raise BundleError(
-            "launch.probe", f"the release has no executable file {command}", "give its path in the release"
-        )
+    for command in launch.probes.executables:
+        if not (command in tree.files and tree.files[command].executable):
+            raise BundleError(
+                "launch.probe", f"the release has no executable file {command}", "give its path in the release"
+            )
     tree.replace(launches.PATH, launch.encode(), executable=False)
+
+
+def _generation(launch: Launch) -> int:
+    """The oldest agent that understands this start."""
+    if launch.probes.need_agent:
+        return manifests.MIN_AGENT_PROBES
+    return manifests.MIN_AGENT if launch.data_schema is msgspec.UNSET else manifests.MIN_AGENT_SCHEMA
 
 
 def _product(name: str, given: str | None) -> str:

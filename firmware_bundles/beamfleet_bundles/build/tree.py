@@ -4,6 +4,7 @@ No path of a release ever becomes a path of the build machine. Paths are unique,
 links lead is for `check_links`. Replacing a content leaves the spool of the old one to the temporary directory's end.
 """
 
+import filecmp
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ class Spooled:
     place: Path
     size: int
     executable: bool
+
+    def equals(self, other: "Spooled") -> bool:
+        """Whether the other one has the same content and mode."""
+        same = (self.size, self.executable) == (other.size, other.executable)
+        return same and filecmp.cmp(self.place, other.place, shallow=False)
 
 
 class Tree:

@@ -13,32 +13,49 @@ from beamfleet_server.api.guard import Guard
 from beamfleet_server.api.operators import (
     approvals,
     audit,
+    authorities,
     bundles,
+    enrolments,
     events,
+    evidence,
+    expiries,
+    health,
+    logs,
     metadata,
+    pins,
+    quarantine,
     rollouts,
     server,
     sessions,
+    steering,
+    stream,
     tokens,
+    webhooks,
 )
 from beamfleet_server.api.operators import devices as operators_devices
 from beamfleet_server.api.operators import operators as people
 from beamfleet_server.api.schemas import Address
+from beamfleet_server.authorities import Authorities
 from beamfleet_server.bell import Bell
 from beamfleet_server.broker.client import BrokerClient
-from beamfleet_server.ca import FleetAuthority
 from beamfleet_server.clock import Clock
 from beamfleet_server.data import DataDirectory
 from beamfleet_server.errors import ServerError
+from beamfleet_server.evidence import EvidenceFiles
+from beamfleet_server.expiries import Expiries
+from beamfleet_server.feed import Feed
 from beamfleet_server.keys import OnlineKeys
 from beamfleet_server.provider import Client, Provider
 from beamfleet_server.publishing import Publisher
 from beamfleet_server.rates import Rates
+from beamfleet_server.relay import Relay
 from beamfleet_server.settings import Configuration, Settings, read_secret
 from beamfleet_server.store import Store
 
 AT_ONCE = 10
 """Seconds of a rate that may be used at once."""
+RENEWALS = 30
+"""Of one device in the life of a certificate; one is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +66,16 @@ class Answering:
     data: DataDirectory
     store: Store
     publisher: Publisher
-    authority: FleetAuthority
+    expiries: Expiries
+    authorities: Authorities
     keys: OnlineKeys
     client: BrokerClient
     refused: Counter[str]
     bell: Bell
+    feed: Feed
+    hooks: webhooks.Hooks
+    evidence: EvidenceFiles
+    relay: Relay
     stopping: asyncio.Event
     clock: Clock
 
@@ -71,18 +93,45 @@ def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str
             authentication,
             parts.configuration,
             addresses,
-            parts.authority.pem,
+            parts.authorities,
             parts.keys.described,
             parts.client,
             parts.refused,
+            parts.publisher,
+            parts.expiries,
+            parts.clock,
         ),
         metadata.router(store, parts.publisher, authentication),
         bundles.router(store, parts.publisher, parts.data.quarantine, settings.max_bundle_bytes),
-        tokens.router(store, parts.clock),
-        operators_devices.router(store, parts.client, parts.clock),
+        tokens.router(store, authentication, parts.clock),
+        enrolments.router(store, authentication, parts.clock),
+        authorities.router(store, parts.authorities),
+        operators_devices.router(store, parts.authorities, parts.client, parts.evidence, parts.clock),
+        evidence.router(store, parts.evidence, parts.client, parts.clock),
+        logs.router(
+            store,
+            parts.relay,
+            parts.client,
+            authentication,
+            stream.still_there(authentication, store.sessions, parts.clock, logs.OPERATION),
+            parts.stopping,
+        ),
+        health.router(store, parts.clock),
         rollouts.router(store, authentication, parts.clock, settings.approval_above),
+        steering.router(store, authentication, parts.clock),
         approvals.router(store, authentication, parts.clock),
+        quarantine.router(store, authentication, parts.clock),
+        pins.router(store, authentication, parts.clock),
         events.router(store, parts.bell, parts.stopping),
+        stream.router(
+            store,
+            parts.feed,
+            authentication,
+            stream.still_there(authentication, store.sessions, parts.clock),
+            parts.stopping,
+        ),
+        webhooks.router(store, authentication, parts.hooks, parts.clock),
+        expiries.router(parts.expiries),
         sessions.router(store, authentication, parts.clock),
         people.router(store, authentication, parts.clock),
         audit.router(store),
@@ -94,12 +143,20 @@ def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str
             store,
             parts.clock,
             _provider(settings, addresses["operators"], parts.clock),
+            lambda: parts.publisher.development,
             of_addresses,
             routers,
             streamed=[bundles.UPLOAD],
         ),
-        "devices": devices.application(store, parts.publisher, parts.keys, of_devices, parts.clock),
-        "enrolment": enrolment.application(store, parts.authority, parts.clock, of_addresses),
+        "devices": devices.application(store, parts.publisher, parts.keys, parts.evidence, of_devices, parts.clock),
+        "enrolment": enrolment.application(
+            store,
+            parts.authorities,
+            parts.clock,
+            of_addresses,
+            Rates(RENEWALS / settings.device_life_s, RENEWALS),
+            approval=settings.enrolment_approval,
+        ),
     }
 
 

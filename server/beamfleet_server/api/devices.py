@@ -1,5 +1,6 @@
 """Owns what devices fetch over HTTPS: metadata, manifests, packs, their assignment. Everything here is signed
-elsewhere.
+elsewhere. What they offer, when they have seen newer metadata than they are served, is verified by `publishing`; what
+they hand in is `device_evidence`.
 
 The listener ends the handshake without a certificate of the fleet; here its serial is looked up on each request.
 """
@@ -13,22 +14,34 @@ from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from beamfleet_server.api import problems
+from beamfleet_server.api.device_evidence import LARGEST_PIECE, take_evidence
+from beamfleet_server.api.device_evidence import PLACE as EVIDENCE
 from beamfleet_server.api.guard import Guard, stand
 from beamfleet_server.api.limits import BodyLimit
 from beamfleet_server.api.problems import TooManyError
+from beamfleet_server.api.schemas import AdoptedMetadata, OfferedMetadata, decoded
 from beamfleet_server.clock import Clock
 from beamfleet_server.errors import ServerError
+from beamfleet_server.evidence import EvidenceFiles
 from beamfleet_server.keys import OnlineKeys
 from beamfleet_server.publishing import Publisher
 from beamfleet_server.rates import Rates
 from beamfleet_server.store import Store
 from beamfleet_server.store.acts import ACTING, Act
 from beamfleet_server.store.assignments import FRESH_S
-from beamfleet_server.tls import peer_of
+from beamfleet_server.store.enrolment import cloned
+from beamfleet_server.store.gate import CLONE
+from beamfleet_server.tls import peer_der, peer_of
 
 LARGEST_BODY = 1024
+OFFER = "/metadata"
+LARGEST_OFFER = 2 << 20
+OFFERS_PER_S, OFFERS_AT_ONCE = 1 / 30, 4
+"""Of one device: verifying takes time."""
 FOR_EVER = "private, max-age=31536000, immutable"
 NEVER = "no-store"
+PUBLIC = frozenset({"root", "timestamp", "snapshot", "targets"})
+"""The roles that say nothing about what the fleet runs."""
 
 Hash = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 App = Annotated[str, Query(pattern="^[a-z][a-z0-9-]{0,30}$")]
@@ -48,24 +61,30 @@ class Identified:
         return str(request.state.device)
 
     async def admit(self, _: str, request: Request, act: Act) -> None:
-        """The device whose certificate this connection has; errors `certificate.unknown`, `request.rate` (for who is
-        denied, too)."""
+        """The device whose certificate this connection has; errors `certificate.unknown`, `device.cloned`,
+        `request.rate` (for who is denied, too)."""
         peer = peer_of(request.scope)
         wait_s = self._rates.take(peer.serial) if peer else 0.0
         if wait_s:
             raise TooManyError(wait_s)
-        device = await asyncio.to_thread(self._store.enrolment.device_of, peer.serial) if peer else None
-        if peer is None or device is None or device != peer.name:
+        der = peer_der(request.scope)
+        holder = await asyncio.to_thread(self._store.enrolment.holder, peer.serial, der) if peer else None
+        if peer is None or holder is None or holder.device != peer.name:
             act.detail = f"serial {peer.serial}" if peer else ""
             raise ServerError("certificate.unknown", "this certificate is not, or no longer, one of the fleet's")
-        act.actor = f"device:{device}"
-        denied_s = await asyncio.to_thread(self._store.gate.denied_until, device) - self._clock()
-        if denied_s > 0:
-            raise TooManyError(denied_s)
-        request.state.device = device
+        act.actor = f"device:{holder.device}"
+        denial = await asyncio.to_thread(self._store.gate.denial, holder.device)
+        if denial is not None and denial.until > self._clock():
+            if denial.cause == CLONE:
+                raise cloned(holder.device)
+            raise TooManyError(denial.until - self._clock())
+        await asyncio.to_thread(self._store.enrolment.seen, holder, self._clock())
+        request.state.device = holder.device
 
 
-def application(store: Store, publisher: Publisher, keys: OnlineKeys, rates: Rates, clock: Clock) -> FastAPI:
+def application(
+    store: Store, publisher: Publisher, keys: OnlineKeys, evidence: EvidenceFiles, rates: Rates, clock: Clock
+) -> FastAPI:
     """The ASGI application of the devices' listener."""
     app = FastAPI(title="beamfleet devices", openapi_url=None, docs_url=None, redoc_url=None)
     problems.install(app)
@@ -77,14 +96,9 @@ def application(store: Store, publisher: Publisher, keys: OnlineKeys, rates: Rat
     def metadata(name: Annotated[str, Path(max_length=64)], device: Device) -> Response:
         """`timestamp.json`, `N.ROLE.json`, as python-tuf asks for them."""
         del device
-        version, _, role = name.removesuffix(".json").rpartition(".")
-        if not name.endswith(".json") or (role == "timestamp") == bool(version):
-            raise ServerError("metadata.none", f"there is no metadata {name!r}")
-        if role == "timestamp":
-            return _json(store.metadata.latest("timestamp")[1], NEVER)
-        if not (version.isascii() and version.isdigit() and len(version) < 19):
-            raise ServerError("metadata.none", f"there is no metadata {name!r}")
-        return _json(store.metadata.find(role, int(version)), FOR_EVER)
+        return metadata_file(store, name)
+
+    _take_offers(app, publisher, identified)
 
     @app.get("/targets/{product}/{version}/{target}/{name}", tags=["device"])
     def manifest(product: str, version: str, target: str, name: str, device: Device) -> Response:
@@ -127,8 +141,35 @@ def application(store: Store, publisher: Publisher, keys: OnlineKeys, rates: Rat
             return Response(status_code=304, headers=headers)
         return Response(told.body, media_type="application/json", headers=headers)
 
-    app.add_middleware(BodyLimit, limit=LARGEST_BODY)
+    take_evidence(app, evidence, identified, clock)
+    app.add_middleware(BodyLimit, limit=LARGEST_BODY, larger={OFFER: LARGEST_OFFER, EVIDENCE: LARGEST_PIECE})
     return app
+
+
+def _take_offers(app: FastAPI, publisher: Publisher, identified: Identified) -> None:
+    offers = Rates(OFFERS_PER_S, OFFERS_AT_ONCE)
+
+    @app.post(OFFER, tags=["device"])
+    def offer(offered: OfferedMetadata, device: Annotated[str, Depends(identified)]) -> AdoptedMetadata:
+        """Take back what this device has of signed metadata and the server has lost. Snapshot and timestamp are newer
+        afterwards, so that the device can refresh."""
+        if wait_s := offers.take(device):
+            raise TooManyError(wait_s)
+        documents = {role: decoded(role, text) for role, text in offered.documents.items()}
+        return AdoptedMetadata(adopted=publisher.adopt(documents, device))
+
+
+def metadata_file(store: Store, name: str, *, public: bool = False) -> Response:
+    """The metadata that a device asks for by this file name; with `public` that of the top-level roles only. Error
+    `metadata.none`."""
+    version, _, role = name.removesuffix(".json").rpartition(".")
+    if not name.endswith(".json") or (role == "timestamp") == bool(version) or (public and role not in PUBLIC):
+        raise ServerError("metadata.none", f"there is no metadata {name!r}")
+    if role == "timestamp":
+        return _json(store.metadata.latest("timestamp")[1], NEVER)
+    if not (version.isascii() and version.isdigit() and len(version) < 19):
+        raise ServerError("metadata.none", f"there is no metadata {name!r}")
+    return _json(store.metadata.find(role, int(version)), FOR_EVER)
 
 
 def _json(body: bytes, caching: str) -> Response:

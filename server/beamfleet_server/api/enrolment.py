@@ -1,50 +1,70 @@
 """Owns enrolment over HTTPS: the part of EST (RFC 7030) that a device needs. curl and openssl are a complete client.
 
-    GET  /.well-known/est/cacerts          the fleet CA
+    GET  /.well-known/est/cacerts          the fleet's authorities, the one that signs first
     POST /.well-known/est/simpleenroll     HTTP Basic DEVICE:TOKEN, a certificate request -> a certificate
-    POST /.well-known/est/simplereenroll   a certificate of the fleet, expired or not, and a request -> a further
-    certificate
+    POST /.well-known/est/simplereenroll   a certificate of the fleet, expired or not, and a request -> a further one
+    GET  /metadata/NAME                    signed metadata of the top-level roles, for whoever has lost touch
 
-The subject of a request is ignored: the device's id comes from the token's record, or from the certificate it has.
+The subject of a request is ignored: the device's id comes from the token, or from the certificate it has. Only who has
+no token, where the server lets people approve devices, is called by its request's common name: 202 until somebody has
+compared the key's fingerprint.
+
+The metadata is for a device that knows none of the server's authorities any more (a year in a warehouse): it trusts
+the signatures and nothing else, and what is here is public.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
-import structlog
 from beamfleet_bundles import pki
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.names import check_device
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from starlette.exceptions import HTTPException
 
 from beamfleet_server.api import problems
 from beamfleet_server.api.authentication import token_hash
-from beamfleet_server.api.guard import Guard, stand
+from beamfleet_server.api.devices import metadata_file
+from beamfleet_server.api.guard import Guard, address_of, network_of, stand
 from beamfleet_server.api.limits import AddressRate, BodyLimit
-from beamfleet_server.ca import FleetAuthority, key_fingerprint
+from beamfleet_server.api.problems import TooManyError
+from beamfleet_server.authorities import Authorities
+from beamfleet_server.ca import key_fingerprint
 from beamfleet_server.clock import Clock
 from beamfleet_server.errors import ServerError
 from beamfleet_server.rates import Rates
 from beamfleet_server.store import Store
-from beamfleet_server.store.acts import Act, about
-from beamfleet_server.tls import peer_of
+from beamfleet_server.store.acts import ACTING, Act, about
+from beamfleet_server.tls import peer_der, peer_of
 
 PREFIX = "/.well-known/est"
 HEADERS = {"Content-Transfer-Encoding": "base64"}
 MEDIA_TYPE = "application/pkcs7-mime; smime-type=certs-only"
-
-_log = structlog.get_logger(__name__)
-_basic = HTTPBasic(auto_error=False)
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 5, 900
 
 
-async def _requested(request: Request) -> ec.EllipticCurvePublicKey:
-    """The key of the certificate request in the body; errors `pki.*`."""
-    return pki.read_request(pki.decode_body(await request.body(), pki.MAX_REQUEST))
+class _Basic(HTTPBasic):
+    """The device's id and token, None without any; error `token.wrong` for what is neither."""
+
+    async def __call__(self, request: Request) -> HTTPBasicCredentials | None:  # type: ignore[override]
+        try:
+            return await super().__call__(request)
+        except HTTPException:
+            raise ServerError("token.wrong", "the credentials are not DEVICE:TOKEN in ASCII") from None
 
 
-Requested = Annotated[ec.EllipticCurvePublicKey, Depends(_requested)]
+_basic = _Basic(auto_error=False)
+
+
+async def _requested(request: Request) -> pki.Requested:
+    """The certificate request in the body; errors `pki.*`."""
+    return pki.read_request_of(pki.decode_body(await request.body(), pki.MAX_REQUEST))
+
+
+Requested = Annotated[pki.Requested, Depends(_requested)]
 
 
 async def _admit(_: str, request: Request, act: Act) -> None:
@@ -53,41 +73,52 @@ async def _admit(_: str, request: Request, act: Act) -> None:
     act.actor = ""
 
 
-def application(store: Store, authority: FleetAuthority, clock: Clock, rates: Rates) -> FastAPI:
-    """The ASGI application of the enrolment listener."""
+def application(
+    store: Store, authorities: Authorities, clock: Clock, rates: Rates, renewals: Rates, *, approval: bool
+) -> FastAPI:
+    """The ASGI application of the enrolment listener. `renewals`: how often a device may renew; `approval`: whether
+    devices without a token may wait for a person."""
     app = FastAPI(title="beamfleet enrolment", openapi_url=None, docs_url=None, redoc_url=None)
     problems.install(app)
     stand(app, Guard(_admit, store.audit))
 
     @app.get(f"{PREFIX}/cacerts", tags=["enrolment"])
     def cacerts() -> Response:
-        """The fleet CA, as PKCS#7."""
-        return _answer(authority.der)
+        """The fleet's authorities, as PKCS#7."""
+        return _answer(authorities.certificates)
 
     @app.post(f"{PREFIX}/simpleenroll", tags=["enrolment"])
-    def simpleenroll(key: Requested, given: Annotated[HTTPBasicCredentials | None, Depends(_basic)]) -> Response:
-        """A device's first certificate, for a token."""
-        if given is None:
-            raise ServerError("token.wrong", "this needs DEVICE:TOKEN", "use HTTP Basic with the device's id and token")
-        about(_shown(given.username))
-        token, fingerprint = token_hash(given.password), key_fingerprint(key)
-        try:
-            der = store.enrolment.use_token(
-                given.username, token, fingerprint, lambda device: authority.issue_device(device, key), clock()
-            )
-        except ServerError as error:
-            _log.warning("enrolment refused", device=_shown(given.username), code=error.code)
-            raise
-        return _answer(der)
+    def simpleenroll(
+        request: Request, asked: Requested, given: Annotated[HTTPBasicCredentials | None, Depends(_basic)]
+    ) -> Response:
+        """A device's first certificate, for a token or a person's word."""
+        device = given.username if given is not None else asked.name
+        about(_shown(device))
+        fingerprint, issue = key_fingerprint(asked.key), partial(authorities.issue_device, public_key=asked.key)
+        if given is not None:
+            token = token_hash(given.password)
+            return _certificate(store.enrolment.use_token(device, token, fingerprint, issue, clock()))
+        if approval:
+            address = network_of(address_of(request))
+            return _decided(store.requests.ask(device, fingerprint, address, issue, clock()), fingerprint, clock())
+        raise ServerError("token.wrong", "this needs DEVICE:TOKEN", "use HTTP Basic with the device's id and token")
 
     @app.post(f"{PREFIX}/simplereenroll", tags=["enrolment"])
-    def simplereenroll(request: Request, key: Requested) -> Response:
+    def simplereenroll(request: Request, asked: Requested) -> Response:
         """A device's next certificate, for the one it has."""
-        peer = peer_of(request.scope)
+        peer, der = peer_of(request.scope), peer_der(request.scope)
         if peer is None:
             raise ServerError("certificate.unknown", "renewal needs the certificate that is to be renewed")
         about(_shown(peer.name), f"serial {peer.serial}")
-        return _answer(store.enrolment.renew(peer.serial, lambda device: authority.issue_device(device, key), clock()))
+        if wait_s := renewals.take(peer.name):
+            raise TooManyError(wait_s)
+        issue = partial(authorities.issue_device, public_key=asked.key)
+        return _certificate(store.enrolment.renew(peer.serial, der, issue, clock()))
+
+    @app.get("/metadata/{name}", tags=["enrolment"])
+    def metadata(name: Annotated[str, Path(max_length=64)]) -> Response:
+        """`timestamp.json` and `N.ROLE.json` of root, targets and snapshot."""
+        return metadata_file(store, name, public=True)
 
     app.add_middleware(BodyLimit, limit=pki.MAX_REQUEST)
     app.add_middleware(AddressRate, rates=rates)
@@ -102,6 +133,22 @@ def _shown(name: str) -> str:
         return "not a device id"
 
 
-def _answer(der: bytes) -> Response:
-    body = pki.encode_body(pki.pack_certificates([x509.load_der_x509_certificate(der)]))
+def _certificate(der: bytes) -> Response:
+    return _answer([x509.load_der_x509_certificate(der)])
+
+
+def _answer(certificates: Sequence[x509.Certificate]) -> Response:
+    body = pki.encode_body(pki.pack_certificates(certificates))
     return Response(body, media_type=MEDIA_TYPE, headers=HEADERS)
+
+
+def _decided(answer: bytes | int, fingerprint: str, now: int) -> Response:
+    """The certificate, or "not yet": soon at first, then more and more seldom."""
+    if isinstance(answer, bytes):
+        return _certificate(answer)
+    act = ACTING.get()
+    if act is not None:
+        act.recorded = True  # that it begins to wait was kept with the change; that it still waits is not an act
+    retry_s = min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, (now - answer) // 4))
+    text = f"waiting for approval of the key with the SHA-256 {fingerprint}\n"
+    return Response(text, 202, {"Retry-After": str(retry_s)}, "text/plain")

@@ -48,7 +48,7 @@ class Guard:
     async def answer(self, operation: str, request: Request, handle: Handler) -> Response:
         """The answer of a route, or its error, with the act in the audit chain."""
         named = "/".join(str(value) for value in request.path_params.values())
-        act = Act("", address_of(request), operation, named)
+        act = request.state.act = Act("", address_of(request), operation, named)
         try:
             await self._admit(operation, request, act)
             ACTING.set(act)  # for the rest of this request's task and the threads that work for it
@@ -74,7 +74,7 @@ class Guard:
         try:
             await asyncio.to_thread(self._audit.append, act, code)
         except ServerError as error:  # the caller hears of its own refusal, not of this
-            _log.error("a refusal cannot be kept in the audit", code=error.code, reason=error.message)
+            _log.error("a refusal cannot be kept in the audit", code=error.code, detail=error.message)
 
 
 class Guarded(APIRoute):

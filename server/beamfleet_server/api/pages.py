@@ -7,6 +7,7 @@ itself is in no page and no address.
 
 import asyncio
 import html
+from collections.abc import Callable
 from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Request
@@ -21,6 +22,7 @@ from beamfleet_server.api.authentication import (
     csrf_of,
     new_token,
 )
+from beamfleet_server.api.development import WORDS
 from beamfleet_server.api.operators.sessions import begin_session, drop_cookie, set_cookie
 from beamfleet_server.clock import Clock, rfc3339
 from beamfleet_server.errors import ServerError
@@ -39,6 +41,7 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Strict-Transport-Security": "max-age=31536000",
 }
+HEAD = '<!doctype html><html lang="en"><meta charset="utf-8"><title>beamfleet</title>'
 FORM = """<h1>beamfleet</h1>
 <form method="post" action="/login" autocomplete="off">
 <p><label>Token <input type="password" name="token" required maxlength="256" autocomplete="off"></label></p>
@@ -48,9 +51,18 @@ FORM = """<h1>beamfleet</h1>
 
 
 def install(
-    app: FastAPI, store: Store, authentication: Authentication, clock: Clock, provider: Provider | None
+    app: FastAPI,
+    store: Store,
+    authentication: Authentication,
+    clock: Clock,
+    provider: Provider | None,
+    development: Callable[[], bool],
 ) -> None:
     """Add `/`, `/login` and `/logout`, and with a provider `/login/oidc`; none of them is in the API's description."""
+
+    def page_of(body: str) -> HTMLResponse:
+        mark = f'<p role="note"><strong>{WORDS}</strong></p>' if development() else ""
+        return HTMLResponse(HEAD + mark + body, headers=HEADERS)
 
     async def home(request: Request) -> Response:
         """Who is logged in, or the way to the log-in."""
@@ -65,7 +77,7 @@ def install(
             f"{' (this one)' if each.id == operator.session else ''}</li>"
             for each in sessions
         )
-        return _page(
+        return page_of(
             f"<h1>beamfleet</h1><p>{html.escape(operator.name)}, {html.escape(operator.role)}</p>"
             f"<h2>Sessions</h2><ul>{rows}</ul>"
             f'<form method="post" action="/logout"><input type="hidden" name="{CSRF_FIELD}" '
@@ -74,7 +86,7 @@ def install(
 
     async def form(_: Request) -> Response:
         """The log-in."""
-        return _page(FORM + (PROVIDER if provider else ""))
+        return page_of(FORM + (PROVIDER if provider else ""))
 
     async def login(request: Request) -> Response:
         """A token becomes a session."""
@@ -118,7 +130,7 @@ def install(
         if act is not None:
             act.actor = operator.name
         session, secret = await asyncio.to_thread(begin_session, store, operator, request, clock())
-        answer = _page('<meta http-equiv="refresh" content="0;url=/"><p><a href="/">logged in</a></p>')
+        answer = page_of('<meta http-equiv="refresh" content="0;url=/"><p><a href="/">logged in</a></p>')
         set_cookie(answer, secret, session.expires - clock())
         answer.delete_cookie(UNDERWAY, path="/", secure=True, httponly=True, samesite="lax")
         return answer
@@ -137,11 +149,6 @@ def install(
 def _given(provider: Provider | None) -> Provider:
     assert provider is not None  # noqa: S101 (the routes are there with a provider only)
     return provider
-
-
-def _page(body: str) -> HTMLResponse:
-    head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>beamfleet</title>'
-    return HTMLResponse(head + body, headers=HEADERS)
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from beamfleet_server.errors import STATUS, TITLES, ServerError, status_of
+from beamfleet_server.refusals import request_refused
 
 MEDIA_TYPE = "application/problem+json"
 HTTP_CODES = {
@@ -111,8 +112,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _ours(_: Request, error: Exception) -> JSONResponse:
+async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, BeamfleetError)  # noqa: S101 (registered for it)
+    request_refused(request.scope, status_of(error), error.code)
     return response_to(error)
 
 
@@ -125,15 +127,17 @@ def response_to(error: BeamfleetError) -> JSONResponse:
     return problem(status, error.code, error.message, error.hint, headers)
 
 
-async def _schema(_: Request, error: Exception) -> JSONResponse:
+async def _schema(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 (registered for it)
+    request_refused(request.scope, 422, "request.schema")
     found = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:5]]
     return problem(422, "request.schema", "; ".join(found)[:500], "see /api/v1/openapi.json")
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 (registered for it)
     code = HTTP_CODES.get(error.status_code, "request.malformed")
+    request_refused(request.scope, error.status_code, code)
     return problem(error.status_code, code, str(error.detail), headers=error.headers)
 
 

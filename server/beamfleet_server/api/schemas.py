@@ -1,8 +1,13 @@
 """Owns the shapes of the operators' API. Requests are closed: an unknown key is refused. Times are RFC 3339 in UTC."""
 
+import base64
+import binascii
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from beamfleet_server.api.health_schemas import HealthDetails, Standing
+from beamfleet_server.errors import ServerError
 
 T = TypeVar("T")
 Labels = dict[str, str]
@@ -14,6 +19,14 @@ class Closed(BaseModel):
     """A request's body."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def decoded(name: str, text: str) -> bytes:
+    """The bytes of a base64 field; error `request.schema`."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ServerError("request.schema", f"{name[:80]} is not base64") from None
 
 
 class Page(BaseModel, Generic[T]):
@@ -58,25 +71,6 @@ class CreatedOperator(KnownOperator):
     """The only time that an operator's token is shown."""
 
     token: str
-
-
-class Approval(BaseModel):
-    """A rollout that needs a second operator; `devices`: how many it meant when it was asked for."""
-
-    id: int
-    product: str
-    version: str
-    selector: str
-    canary: int
-    note: str
-    devices: int
-    asked_by: str
-    created: str
-    expires: str
-    state: str
-    decided_by: str
-    decided: str | None
-    rollout: int | None
 
 
 class WebSession(BaseModel):
@@ -144,34 +138,67 @@ class MetadataVersions(BaseModel):
     root_json_base64: str | None
 
 
+class Authority(BaseModel):
+    """An authority of the fleet: `active` (it signs), `trusted`, or `retired` (its certificates may only renew).
+    `devices`: how many use a certificate of it."""
+
+    id: str
+    state: str
+    created: str
+    not_after: str
+    devices: int
+    pem: str
+
+
 class ServerFacts(BaseModel):
-    """What a client needs to know of a server."""
+    """What a client needs to know of a server. `fleet_ca`: the certificates of all trusted authorities, the active
+    one first."""
 
     version: str
     name: str
     development: bool
     listeners: dict[str, Address]
     fleet_ca: str
+    authorities: list[Authority]
     online_keys: dict[str, dict[str, Any]]
     metadata: MetadataVersions
 
 
-class Health(BaseModel):
-    """How the server is."""
-
-    status: Literal["ok", "degraded"]
-    broker: Literal["up", "down"]
-    devices: int
-    online: int
-    refused_messages: dict[str, int]
-
-
 class MetadataUpload(Closed):
-    """New versions of signed metadata, base64."""
+    """New versions of signed metadata, base64. With `roots`, every root from the first one on, the server takes back
+    what it has lost."""
 
+    roots: list[Base64] = Field(default_factory=list, max_length=1000)
     root: Base64 | None = None
     targets: Base64 | None = None
     products: dict[str, Base64] = Field(default_factory=dict, max_length=100)
+
+
+class MetadataNumbers(BaseModel):
+    """Versions of a role: `held` by the server, the highest one `reported` by devices when they were ahead of it (0:
+    they never were), and the `next` one that it takes."""
+
+    held: int
+    reported: int
+    next: int
+
+
+class MetadataNext(BaseModel):
+    """Which versions are next."""
+
+    roles: dict[str, MetadataNumbers]
+
+
+class OfferedMetadata(Closed):
+    """What a device keeps of signed metadata, base64: `N.root`, `targets`, and products by name."""
+
+    documents: dict[str, Base64] = Field(max_length=300)
+
+
+class AdoptedMetadata(BaseModel):
+    """What of it was new to the server."""
+
+    adopted: list[str]
 
 
 class NewProduct(Closed):
@@ -225,23 +252,6 @@ class BundleContent(Bundle):
     content: dict[str, Any]
 
 
-class NewToken(Closed):
-    """A one-time token for a device; with `replace` for one that is enrolled already, whose certificates then end."""
-
-    device: str
-    labels: Labels = Field(default_factory=dict, max_length=50)
-    expires_in_s: int = Field(default=3600, ge=1, le=366 * 86_400)
-    replace: bool = False
-
-
-class Token(BaseModel):
-    """The only time that a token is shown."""
-
-    token: str
-    device: str
-    expires: str
-
-
 class Update(BaseModel):
     """The update that runs on a device, or the last one; `done` and `total` are bytes."""
 
@@ -253,15 +263,9 @@ class Update(BaseModel):
     total: int
 
 
-class Verdict(BaseModel):
-    """A device's newest word on its health."""
-
-    verdict: str
-    time: str
-
-
 class Device(BaseModel):
-    """A device as it last described itself. What it says is not proof of anything but that it said so."""
+    """A device as it last described itself. What it says is not proof of anything but that it said so. `clone`: when
+    its identity was last seen to be used by two machines; `pinned`: why rollouts leave it alone."""
 
     id: str
     labels: Labels
@@ -277,16 +281,28 @@ class Device(BaseModel):
     update: Update | None
     starts: int
     cause: str
-    health: Verdict | None
+    health: Standing
     rollout: int | None
     unsafe_filesystem: bool
+    clone: str | None
+    pinned: str
 
 
 class Certificate(BaseModel):
-    """A device's newest certificate; `serial` in hexadecimal."""
+    """A device's newest certificate; `serial` in hexadecimal, `authority` the id of the one that signed it."""
 
     serial: str
     not_after: str
+    revoked: str | None
+    authority: str
+
+
+class Denial(BaseModel):
+    """Why a device is not taken, and until when; null: until somebody decides."""
+
+    cause: str
+    reason: str
+    until: str | None
 
 
 class Event(BaseModel):
@@ -305,6 +321,7 @@ class Event(BaseModel):
 class DeviceDetails(Device):
     """A device with everything that is known about it; `history` is its newest events, newest first."""
 
+    health: HealthDetails
     agent: str
     profile: str
     inventory: dict[str, Any]
@@ -313,6 +330,7 @@ class DeviceDetails(Device):
     power_losses: int
     stopped: bool
     certificate: Certificate | None
+    denial: Denial | None
     history: list[Event]
 
 
@@ -334,54 +352,3 @@ class Command(BaseModel):
     id: str
     device: str
     name: str
-
-
-class NewRollout(Closed):
-    """A release for the devices that `selector` means; an empty one only together with `all`.
-
-    `key` is of the caller's choice: a second request with the same one, after an answer was lost, starts nothing and is
-    answered with the rollout of the first.
-    """
-
-    product: str
-    version: str
-    selector: str = Field(default="", max_length=2000)
-    all: bool = False
-    canary: int = Field(default=1, ge=0, le=1_000_000)
-    key: str | None = Field(default=None, min_length=8, max_length=64)
-    note: str = Field(default="", max_length=500)
-
-
-class RolloutSummary(BaseModel):
-    """A rollout with the number of its devices by state."""
-
-    id: int
-    product: str
-    version: str
-    selector: str
-    canary: int
-    note: str
-    state: str
-    phase: str
-    reason: str
-    created: str
-    finished: str | None
-    counts: dict[str, int]
-
-
-class Member(BaseModel):
-    """A device in a rollout; `done` and `total` are bytes of its download."""
-
-    id: str
-    state: str
-    canary: bool
-    reason: str
-    done: int
-    total: int
-    updated: str
-
-
-class Rollout(RolloutSummary):
-    """A rollout with its devices."""
-
-    devices: list[Member]

@@ -7,7 +7,7 @@ never is, and the broker sends it again."""
 import asyncio
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ class BrokerClient:
             CallbackAPIVersion.VERSION2, topics.SERVER, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True
         )
         client.tls_set_context(context)
+        self._context = context
         client.reconnect_delay_set(*RECONNECT_S)  # type: ignore[arg-type]  # seconds, and parts of them are understood
         client.max_inflight_messages_set(INFLIGHT)
         client.on_connect = self._on_connect
@@ -91,6 +92,11 @@ class BrokerClient:
         self._client.connect_async(host, port, KEEPALIVE_S, clean_start=False, properties=connect)
         self._client.loop_start()
 
+    def use(self, pair: KeyPair, authority: str) -> None:
+        """Show this certificate from the next connection on, and trust what the file `authority` has as well."""
+        self._context.load_cert_chain(pair.certificate, pair.key)
+        self._context.load_verify_locations(authority)
+
     async def stop(self) -> None:
         """Disconnect and end the thread."""
         self._change(None)
@@ -101,6 +107,11 @@ class BrokerClient:
     def up(self) -> bool:
         """True while the broker listens to us."""
         return self._connected is not None
+
+    @property
+    def waiting(self) -> int:
+        """Messages that came in and that nobody has taken."""
+        return len(self._received)
 
     async def connected(self) -> Connected:
         """Wait for a connection that is up."""
@@ -117,13 +128,21 @@ class BrokerClient:
         while self._connected is connection:
             await self._changed.next.wait()
 
-    async def take(self, most: int, wait_s: float) -> list[Received]:
-        """At least one message; after the first one more are awaited for `wait_s`, up to `most`."""
+    async def take(
+        self, most: int, wait_s: float, longest_s: float = 0.0, patient: Callable[[str], bool] = lambda _: False
+    ) -> list[Received]:
+        """At least one message; after the first one more are awaited for `wait_s`, up to `most`. While all are on
+        topics that are `patient` that goes on, up to `longest_s`: the first other one ends it, and overtakes none."""
         while not self._received:
             self._arrived.clear()
             await self._arrived.wait()
-        if len(self._received) < most and wait_s:
+        loop = asyncio.get_running_loop()
+        end, looked, waits = loop.time() + longest_s, 0, True
+        while waits and wait_s and len(self._received) < most:
             await asyncio.sleep(wait_s)
+            new = self._received[looked:]
+            looked += len(new)
+            waits = loop.time() < end and all(patient(message.topic) for message in new)
         with self._lock:
             taken, self._received = self._received[:most], self._received[most:]
         return taken
@@ -164,7 +183,7 @@ class BrokerClient:
 
     def _on_connect(self, client: Client, _: Any, __: ConnectFlags, reason: ReasonCode, ___: Properties | None) -> None:
         if reason.is_failure:
-            _log.error("the broker refuses us", reason=str(reason))
+            _log.error("the broker refuses us", detail=str(reason))
             return
         self._epoch = None
         devices = [(topic, SubscribeOptions(qos=1, retainHandling=2)) for topic in subscriptions()]
@@ -173,7 +192,7 @@ class BrokerClient:
 
     def _on_subscribe(self, client: Client, _: Any, __: int, codes: list[ReasonCode], ___: Properties | None) -> None:
         if any(code.is_failure for code in codes):
-            _log.error("the broker refuses our subscriptions", reasons=[str(code) for code in codes])
+            _log.error("the broker refuses our subscriptions", detail="; ".join(map(str, codes)))
         client.publish(SYNC, str(self._generation), qos=0)
 
     def _on_disconnect(
@@ -207,7 +226,7 @@ class BrokerClient:
 
     def _lost(self, reason: str) -> None:
         if self._connected is not None:
-            _log.warning("lost the broker", reason=reason)
+            _log.warning("lost the broker", detail=reason)
         self._change(None)
         for future in self._pending.values():
             if not future.done():

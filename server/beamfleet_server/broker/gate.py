@@ -15,14 +15,15 @@ import structlog
 from beamfleet_bundles import durable
 
 from beamfleet_server.audit import OK
+from beamfleet_server.authorities import Authorities
 from beamfleet_server.broker.client import BrokerClient
 from beamfleet_server.broker.process import BrokerProcess
 from beamfleet_server.broker.takeover import Takeover
-from beamfleet_server.ca import FleetAuthority
 from beamfleet_server.clock import Clock
 from beamfleet_server.errors import ServerError
 from beamfleet_server.store import Store
 from beamfleet_server.store.acts import Act
+from beamfleet_server.store.gate import CLONE, FOR_EVER, RATE
 
 AGAIN_S = (0.0, 1.0, 3.0)
 """When a session is ended, counted from the new list."""
@@ -37,10 +38,10 @@ class Gate:
     """Use: `write` before the broker starts; then `run` as a task, and `shut` or `deny`."""
 
     def __init__(
-        self, store: Store, authority: FleetAuthority, revoked: Path, takeover: Takeover, clock: Clock, *, deny_s: int
+        self, store: Store, authorities: Authorities, revoked: Path, takeover: Takeover, clock: Clock, *, deny_s: int
     ) -> None:
         self._store = store
-        self._authority = authority
+        self._authorities = authorities
         self._revoked = revoked
         self._takeover = takeover
         self._clock = clock
@@ -60,7 +61,8 @@ class Gate:
         """Write the revocation list."""
         now = self._clock()
         self._began = max(now - 3600, self._began + 1)
-        durable.replace(self._revoked, self._authority.revocation_list(self._store.gate.serials(now), self._began))
+        lists = self._authorities.revocation_lists(self._store.gate.serials(now), self._began)
+        durable.replace(self._revoked, lists)
 
     async def refresh(self) -> None:
         """Write the list and have it read."""
@@ -82,9 +84,11 @@ class Gate:
 
     def deny(self, device: str, reason: str) -> None:
         """Keep a device out for a while, without waiting for it; more of the same does nothing."""
-        if device not in self._denying:
-            self._denying.add(device)
-            self._begin(self._deny(device, reason))
+        self._deny_soon(device, reason, RATE, self._clock() + self._deny_s)
+
+    def deny_clone(self, device: str) -> None:
+        """Keep a device out until somebody decides which of its machines is the right one."""
+        self._deny_soon(device, "two machines use its identity at the same time", CLONE, FOR_EVER)
 
     async def run(self) -> None:
         """Until cancelled: end denials, and keep the list fresh."""
@@ -98,7 +102,7 @@ class Gate:
                     written = now
                 next_end = await asyncio.to_thread(self._store.gate.next_end)
             except ServerError as error:
-                _log.error("denials cannot be looked at", code=error.code, reason=error.message)
+                _log.error("denials cannot be looked at", code=error.code, detail=error.message)
                 next_end = now + 5
             self._changed.clear()
             wait_s = LOOK_S if next_end is None else min(LOOK_S, max(0.2, next_end - now))
@@ -107,17 +111,22 @@ class Gate:
             except TimeoutError:
                 continue
 
-    async def _deny(self, device: str, reason: str) -> None:
+    def _deny_soon(self, device: str, reason: str, cause: str, until: int) -> None:
+        if device not in self._denying:
+            self._denying.add(device)
+            self._begin(self._deny(device, reason, cause, until))
+
+    async def _deny(self, device: str, reason: str, cause: str, until: int) -> None:
         now = self._clock()
         try:
-            if await asyncio.to_thread(self._store.gate.deny, device, now + self._deny_s, reason, now):
-                _log.warning("device denied", device=device, reason=reason, for_s=self._deny_s)
+            if await asyncio.to_thread(self._store.gate.deny, device, until, reason, now, cause):
+                _log.warning("device denied", device=device, detail=reason)
                 act = Act("server", "", "devices.deny", device, reason)
                 await asyncio.to_thread(self._store.audit.append, act, OK)
                 self._changed.set()
                 await self.shut(device)
         except ServerError as error:
-            _log.error("a device cannot be denied", device=device, code=error.code, reason=error.message)
+            _log.error("a device cannot be denied", device=device, code=error.code, detail=error.message)
         finally:
             self._denying.discard(device)
 

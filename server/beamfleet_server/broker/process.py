@@ -70,6 +70,7 @@ class BrokerProcess:
         self._port = port
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._asked = False
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
 
     @property
@@ -105,10 +106,16 @@ class BrokerProcess:
             )
 
     def reload(self) -> None:
-        """Have it read access list and revocation list again. Only for one that listens: a signal at its first
-        instructions would end it."""
+        """Have it read certificates, access list and revocation list again. Only for one that listens: a signal at its
+        first instructions would end it."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGHUP)
+
+    def restart(self) -> None:
+        """Have it end, with all sessions, and be started again by `watch`."""
+        if self._process is not None and self._process.returncode is None:
+            self._asked = True
+            self._process.terminate()
 
     async def watch(self) -> None:
         """Start it again whenever it ends, until cancelled."""
@@ -117,7 +124,11 @@ class BrokerProcess:
             began = asyncio.get_running_loop().time()
             if self._process is not None:
                 code = await self._process.wait()
-                _log.error("the broker ended", code=code, last="; ".join(self._lines))
+                if self._asked:
+                    self._asked, pause_s = False, FIRST_PAUSE_S
+                    _log.info("the broker is started again, to end sessions")
+                else:
+                    _log.error("the broker ended", exit_code=code, detail="; ".join(self._lines))
             if asyncio.get_running_loop().time() - began > STEADY_S:
                 pause_s = FIRST_PAUSE_S
             await asyncio.sleep(pause_s)
@@ -155,7 +166,7 @@ class BrokerProcess:
         async for line in process.stderr:
             text = line.decode(errors="replace").rstrip()
             self._lines.append(text)
-            _log.debug("broker", says=text)
+            _log.debug("broker", detail=text)
 
     async def _answers(self) -> bool:
         loop = asyncio.get_running_loop()

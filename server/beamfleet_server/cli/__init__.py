@@ -5,9 +5,12 @@ commands; what they stand on:
 
     session     one run of the command                       output     table, json, yaml, name; errors; hostile text
     contexts    servers, tokens, certificates on disk        client     the API: errors, retries, paging
-    keyring     development keys and the pinned root         signing    fetch, verify, sign, compare-and-swap
+    keyring     keys and the metadata that is trusted        signing    fetch, verify, sign, compare-and-swap
+    plans       what people sign, as a file on a stick       ceremony   from the server to a plan and back
     building    a bundle from a release                      publishing a bundle's way to the server
-    following   waiting for a rollout to end                 progress   how that looks
+    rollout_file, rollout_flags  a plan as it is written     starting, steering  what is done to a rollout
+    diagnosing, unpacking  evidence and logs of a device      evidence_keys  who opens it
+    following   waiting for a rollout to end                 progress, pace      how that looks
 
 Exit codes: 0 done, 1 error, 2 usage, 3 halted by threshold, 4 aborted, 5 deadline. Nothing heavier than typer is
 imported before a command needs it, so that `--help` and completion answer at once.
@@ -23,21 +26,30 @@ from beamfleet_bundles.errors import BeamfleetError
 
 from beamfleet_server import __version__
 from beamfleet_server.cli import (
+    approvals,
     audit,
+    authorities,
     bundles,
     completion,
     config,
-    devices,
+    diagnosing,
     events,
     flash,
+    health,
     initialisation,
+    keys,
     login,
     operators,
+    pins,
     products,
     push,
-    rollouts,
+    quarantine,
     serving,
+    simulate,
+    steering,
     tokens,
+    top,
+    webhooks,
 )
 from beamfleet_server.cli.errors import DONE, ERROR, CommandError, exit_code
 from beamfleet_server.cli.session import Session
@@ -83,16 +95,24 @@ def beamfleet(
 
 
 app.command("push", epilog=push.EXAMPLES)(push.push)
-app.add_typer(rollouts.app, name="rollout")
-app.add_typer(devices.app, name="device")
+app.add_typer(steering.app, name="rollout")
+app.add_typer(approvals.app, name="approval")
+app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(pins.app, name="device")
 app.command("events", epilog=events.EXAMPLES)(events.events)
-app.command("health", epilog=config.HEALTH_EXAMPLES)(config.health)
+app.command("logs", epilog=diagnosing.LOGS_EXAMPLES)(diagnosing.logs)
+app.add_typer(webhooks.app, name="webhook")
+app.command("health", epilog=health.EXAMPLES)(health.health)
+app.command("top", epilog=top.EXAMPLES)(top.top)
 app.add_typer(bundles.app, name="bundle")
 app.add_typer(products.app, name="product")
+app.add_typer(keys.app, name="keys")
 app.command("flash", epilog=flash.EXAMPLES)(flash.flash)
 app.add_typer(tokens.app, name="token")
 app.add_typer(operators.app, name="operator")
+app.add_typer(authorities.app, name="authority")
 app.add_typer(audit.app, name="audit")
+app.command("simulate", epilog=simulate.EXAMPLES)(simulate.simulate)
 app.command("serve", epilog=serving.EXAMPLES)(serving.serve)
 app.command("login", epilog=login.LOGIN_EXAMPLES)(login.login)
 app.command("logout", epilog=login.LOGOUT_EXAMPLES)(login.logout)
@@ -108,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=arguments, prog_name="beamfleet", obj=session)
     except SystemExit as end:
+        session.mark()
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BeamfleetError as error:
         session.output.problem(error)

@@ -18,6 +18,7 @@ from beamfleet_server.cli.client import Client
 from beamfleet_server.cli.errors import CommandError
 from beamfleet_server.cli.options import Printed, examples, group
 from beamfleet_server.cli.output import Column, Format
+from beamfleet_server.cli.quantities import show_time
 from beamfleet_server.cli.session import Session
 
 app = group("See who did what, and that nobody has changed that record.")
@@ -134,7 +135,7 @@ def _told(verdict: Verdict) -> dict[str, Any]:
 
 
 def _when(entry: Any) -> str:
-    return datetime.fromtimestamp(entry["time"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return show_time(datetime.fromtimestamp(entry["time"], UTC).isoformat())
 
 
 _COLUMNS = (

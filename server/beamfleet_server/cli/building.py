@@ -13,6 +13,7 @@ from beamfleet_server.cli.quantities import show_bytes
 
 if TYPE_CHECKING:
     from beamfleet_bundles.bundle import Bundle
+    from beamfleet_bundles.probes import Probes
 
 
 class Distribution(Enum):
@@ -39,6 +40,24 @@ ProbeCommand = Annotated[
 ProbeTimeout = Annotated[
     int, typer.Option("--probe-timeout-s", metavar="N", min=1, max=60, help="Seconds that a probe may take.")
 ]
+ProbeStartup = Annotated[
+    str | None,
+    typer.Option("--probe-startup", metavar="WORDS", help="Must succeed once; until then the other two are not asked."),
+]
+ProbeReadiness = Annotated[
+    str | None, typer.Option("--probe-readiness", metavar="WORDS", help="While it fails the release is not ready.")
+]
+ProbeLiveness = Annotated[
+    str | None,
+    typer.Option(
+        "--probe-liveness",
+        metavar="WORDS",
+        help="When it fails the release is restarted: 'http=8080/health,period_s=5'; or tcp=, command=, erlang=.",
+    ),
+]
+Confirm = Annotated[
+    bool, typer.Option("--confirm", help="A trial also waits until the release calls beamfleet_link:confirm/0.")
+]
 DataSchema = Annotated[
     int | None,
     typer.Option(
@@ -51,21 +70,40 @@ DataSchema = Annotated[
 class BuildOptions:
     """What `build` and `push` can say about a bundle beside its source."""
 
-    product: str | None = None
-    version: str | None = None
-    hardware: str | None = None
-    distribution: Distribution = Distribution.NONE
-    probe_http: str | None = None
-    probe_command: str | None = None
-    probe_timeout_s: int = 5
-    data_schema: int | None = None
+    product: Product = None
+    version: Version = None
+    hardware: Hardware = None
+    distribution: Distributed = Distribution.NONE
+    probe_http: ProbeHttp = None
+    probe_command: ProbeCommand = None
+    probe_timeout_s: ProbeTimeout = 5
+    probe_startup: ProbeStartup = None
+    probe_readiness: ProbeReadiness = None
+    probe_liveness: ProbeLiveness = None
+    confirm: Confirm = False
+    data_schema: DataSchema = None
+
+    @property
+    def probes(self) -> "Probes":
+        """What is asked of the release; error `launch.probe`."""
+        from beamfleet_bundles.probes import KINDS, Probes, parse
+        from msgspec import UNSET
+
+        given = dict(zip(KINDS, (self.probe_startup, self.probe_readiness, self.probe_liveness), strict=True))
+        return Probes(
+            self.probe_http,
+            self.probe_command,
+            self.probe_timeout_s,
+            **{kind: parse(kind, words) for kind, words in given.items() if words is not None},
+            confirm=True if self.confirm else UNSET,
+        )
 
     def build(self, source: Path, out: Path, output: Output) -> "tuple[Bundle, list[str]]":
         """Build a bundle into a directory, telling people what was found; the bundle and the builder's notices."""
         from beamfleet_bundles.build.builder import build as run
         from beamfleet_bundles.bundle import Bundle
-        from beamfleet_bundles.launch import Probes
 
+        probes = self.probes
         with work_on(output.stderr) as progress:
             built = run(
                 source,
@@ -74,7 +112,7 @@ class BuildOptions:
                 version=self.version,
                 hardware=self.hardware,
                 distribution="loopback" if self.distribution is Distribution.LOOPBACK else "none",
-                probes=Probes(self.probe_http, self.probe_command, self.probe_timeout_s),
+                probes=probes,
                 data_schema=self.data_schema,
                 progress=progress,
             )
@@ -104,3 +142,16 @@ def describe(bundle: "Bundle") -> dict[str, Any]:
         "files": len(manifest.files),
         "release": {"name": release.name, "kind": release.kind, "erts": release.erts, "otp": release.otp},
     }
+
+
+def show_probes(probes: "Probes") -> list[tuple[str, str]]:
+    """What is asked of a release, one line each, as people read it."""
+    from msgspec import to_builtins
+
+    gate = "; ".join(word for word in (f"HTTP {probes.http}" if probes.http else "", probes.command or "") if word)
+    named = [
+        (f"{kind} probe", ", ".join(f"{key}={value}" for key, value in to_builtins(probe).items()))
+        for kind, probe in probes.named.items()
+    ]
+    waits = [("confirm", "a trial waits until the release confirms itself")] if probes.confirm is True else []
+    return [("probes", gate), *named, *waits]

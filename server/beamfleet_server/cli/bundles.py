@@ -13,32 +13,28 @@ import typer
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.names import target_path
 
-from beamfleet_server.cli.building import (
-    BuildOptions,
-    DataSchema,
-    Distributed,
-    Distribution,
-    Hardware,
-    ProbeCommand,
-    ProbeHttp,
-    ProbeTimeout,
-    Product,
-    Source,
-    Version,
-    describe,
-)
+from beamfleet_server.cli.building import BuildOptions, Source, describe, show_probes
 from beamfleet_server.cli.keyring import Keyring
-from beamfleet_server.cli.options import Printed, examples, group
+from beamfleet_server.cli.options import Printed, examples, group, spread
 from beamfleet_server.cli.output import Column, Format, Item
 from beamfleet_server.cli.progress import open_with_progress
-from beamfleet_server.cli.quantities import show_bytes
+from beamfleet_server.cli.quantities import show_bytes, show_time
 from beamfleet_server.cli.session import Session
+from beamfleet_server.cli.signers import KeyFiles, PassphraseFile, Signers, SignersFile, open_signers
 
 if TYPE_CHECKING:
     from beamfleet_bundles.bundle import Bundle
+    from securesystemslib.signer import Signer
 
 app = group("Build, inspect, sign and publish bundles step by step.")
 
+WithdrawOlder = Annotated[
+    bool,
+    typer.Option(
+        "--withdraw-older",
+        help="Devices that have committed this release never take an older one of it again.",
+    ),
+]
 BundleFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .bundle file.")]
 
 
@@ -47,19 +43,15 @@ BundleFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .bundle file
     epilog=examples(
         "beamfleet bundle build _build/prod/rel/my_app/my_app-1.0.0.tar.gz",
         "beamfleet bundle build my_app-1.0.0.tar.gz --hardware rpi4 --probe-http 8080/health --out bundles",
+        "beamfleet bundle build my_app-1.0.0.tar.gz --probe-liveness 'http=8080/health,period_s=5' "
+        "--probe-readiness erlang=my_app:ready",
     ),
 )
+@spread(BuildOptions)
 def build(
     ctx: typer.Context,
     source: Source,
-    product: Product = None,
-    version: Version = None,
-    hardware: Hardware = None,
-    distribution: Distributed = Distribution.NONE,
-    probe_http: ProbeHttp = None,
-    probe_command: ProbeCommand = None,
-    probe_timeout_s: ProbeTimeout = 5,
-    data_schema: DataSchema = None,
+    options: BuildOptions,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Where PRODUCT-VERSION-TARGET.bundle goes.")
     ] = Path(),
@@ -70,9 +62,6 @@ def build(
     The same input gives the same bytes.
     """
     session = Session.of(ctx, output)
-    options = BuildOptions(
-        product, version, hardware, distribution, probe_http, probe_command, probe_timeout_s, data_schema
-    )
     bundle, notices = options.build(source, out, session.output)
     session.output.done(
         {**describe(bundle), "notices": notices},
@@ -106,42 +95,68 @@ def inspect(
         session.output.items(content["entries"], _FILES, "path", "")
 
 
-@app.command("sign", epilog=examples("beamfleet bundle sign my-app-1.0.0-x86_64-glibc-otp25.bundle"))
+@app.command(
+    "sign",
+    epilog=examples(
+        "beamfleet bundle sign my-app-1.0.0-x86_64-glibc-otp25.bundle",
+        "beamfleet bundle sign my-app-1.0.0-x86_64-glibc-otp25.bundle --key emil.key",
+    ),
+)
 def sign(
     ctx: typer.Context,
     file: BundleFile,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write there; else FILE itself is replaced.")
     ] = None,
+    key: KeyFiles = None,
+    signer: Signers = None,
+    signers: SignersFile = None,
+    passphrase_file: PassphraseFile = None,
+    withdraw_older: WithdrawOlder = False,
     output: Printed = Format.TABLE,
 ) -> None:
-    """Sign a bundle with its product's key, on top of what the server has; publish it soon, before others publish."""
+    """Sign a bundle with its product's key, on top of what the server has; publish it soon, before others publish.
+
+    Where it takes several people, each signs the same file in turn. The key is that of the keyring unless one is named.
+    """
     from beamfleet_bundles.bundle import Bundle
 
+    from beamfleet_server.cli.plans import show_wanted
     from beamfleet_server.cli.signing import Signing
 
     session = Session.of(ctx, output)
     bundle = open_whole(file)
-    signed = Signing(session.client, session.context.keys).sign(bundle.manifest)
+    opened = open_signers(session.contexts, key, signer, signers, passphrase_file)
+    signing = Signing(session.client, session.context.keys, signers=opened, withdraw_older=withdraw_older)
+    signed = signing.sign(bundle.manifest, bundle.metadata)
     bundle.with_metadata(out or file, signed.metadata)
     item = {
         **describe(Bundle.open(out or file)),
         "counter": signed.facts.custom.counter,
         "metadata": sorted(signed.metadata),
+        "missing": signed.wanted.missing,
     }
-    session.output.done(
-        item,
-        f"signed {out or file} as release {item['counter']} of {item['product']}",
-        "path",
-        f"beamfleet bundle publish {out or file}",
-    )
+    then = f"beamfleet bundle publish {out or file}"
+    if signed.wanted.missing:
+        then = f"{show_wanted(signed.wanted)}: beamfleet bundle sign {out or file} --key FILE"
+    session.output.done(item, f"signed {out or file} as release {item['counter']} of {item['product']}", "path", then)
 
 
 @app.command("publish", epilog=examples("beamfleet bundle publish my-app-1.0.0-x86_64-glibc-otp25.bundle"))
-def publish(ctx: typer.Context, file: BundleFile, output: Printed = Format.TABLE) -> None:
+def publish(
+    ctx: typer.Context,
+    file: BundleFile,
+    key: KeyFiles = None,
+    signer: Signers = None,
+    signers: SignersFile = None,
+    passphrase_file: PassphraseFile = None,
+    withdraw_older: WithdrawOlder = False,
+    output: Printed = Format.TABLE,
+) -> None:
     """Upload a bundle, signing it first where that is needed. Safe to repeat."""
     session = Session.of(ctx, output)
-    item = publish_bundle(session, open_whole(file))
+    opened = open_signers(session.contexts, key, signer, signers, passphrase_file)
+    item = publish_bundle(session, open_whole(file), opened, withdraw_older=withdraw_older)
     session.output.done(
         item,
         f"{file} is published{' already' if item['already'] else ''}",
@@ -174,14 +189,16 @@ def open_whole(path: Path) -> "Bundle":
     return bundle
 
 
-def publish_bundle(session: Session, bundle: "Bundle") -> Item:
-    """Publish with the signature that the bundle has, or a new one."""
+def publish_bundle(
+    session: Session, bundle: "Bundle", signers: "Sequence[Signer]" = (), *, withdraw_older: bool = False
+) -> Item:
+    """Publish with the signature that the bundle has, or a new one by `signers` or the keyring's key."""
     from beamfleet_server.cli.publishing import Publishing
     from beamfleet_server.cli.signing import Signing
 
     publishing = Publishing(
         session.client,
-        Signing(session.client, session.context.keys),
+        Signing(session.client, session.context.keys, signers=signers, withdraw_older=withdraw_older),
         lambda path: open_with_progress(path, session.output.stderr),
     )
     with tempfile.TemporaryDirectory(prefix="beamfleet-") as scratch:
@@ -221,7 +238,6 @@ def _facts(bundle: "Bundle", item: Item) -> Sequence[tuple[str, object]]:
     requires, launch = manifest.requires, manifest.launch
     release = manifest.release
     counter = f", release {signature['counter']}" if signature["counter"] else ""
-    probes = [f"HTTP {launch.probes.http}" if launch.probes.http else "", launch.probes.command or ""]
     return [
         ("bundle", bundle.path),
         ("product", manifest.product),
@@ -233,7 +249,7 @@ def _facts(bundle: "Bundle", item: Item) -> Sequence[tuple[str, object]]:
         ("release", f"{release.name} ({release.kind}), OTP {release.otp}, ERTS {release.erts}"),
         ("needs", " ".join([requires.machine, requires.libc, requires.libc_version, *requires.libraries])),
         ("distribution", launch.distribution),
-        ("probes", "; ".join(probe for probe in probes if probe)),
+        *show_probes(launch.probes),
         ("environment", " ".join(launch.environment)),
         ("data schema", "" if launch.data_schema is UNSET else launch.data_schema),
         ("size", f"{len(manifest.files)} files, {show_bytes(manifest.unpacked)}, pack {show_bytes(bundle.pack_size)}"),
@@ -249,7 +265,7 @@ _COLUMNS = (
     Column("PACK", lambda bundle: show_bytes(bundle["size"]), right=True),
     Column("UNPACKED", lambda bundle: show_bytes(bundle["unpacked"]), right=True),
     Column("MANIFEST", lambda bundle: bundle["manifest"][:32]),
-    Column("CREATED", lambda bundle: bundle["created"]),
+    Column("CREATED", lambda bundle: show_time(bundle["created"])),
 )
 _FILES = (
     Column("MODE", lambda entry: entry.get("mode", "link")),

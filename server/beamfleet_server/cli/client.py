@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     import requests
 
 PREFIX = "/api/v1"
+DEVELOPMENT = "Beamfleet-Development"
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 UPLOAD_TIMEOUT_S = 900
+SILENCE_S = 45
+"""How long a stream may say nothing: it has a sign of life each 15 seconds."""
 PATIENCE_S = 2.0
 REPEAT_S = 30.0
 """How long what changes something and may be repeated is tried again: a server needs seconds to come back."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
-PAGE = 500
+PAGE = 1000
 _WHICH_ADDRESS = "is this the operators' address? `beamfleet serve` prints it when it starts"
 _SILENCE = frozenset({"server.unreachable", "server.timeout"})
 _UNAVAILABLE = frozenset({502, 503, 504})
@@ -61,6 +64,8 @@ class Client:
         self._pause = pause
         self._clock = clock
         self._session: requests.Session | None = None
+        self.development = False
+        """Whether the server said that its keys are for development."""
 
     @classmethod
     def of(cls, context: Context) -> "Client":
@@ -80,6 +85,27 @@ class Client:
         """
         return self._object(self._get(path, query, patience_s, on_trouble))
 
+    def lines(
+        self,
+        path: str,
+        query: Mapping[str, object],
+        *,
+        patience_s: float,
+        on_trouble: Callable[[ServerError], None] = lambda _: None,
+    ) -> Iterator[str]:
+        """The lines of an answer that goes on, until it ends or breaks off; it is asked for as in `get`."""
+        import requests
+
+        def send() -> "requests.Response":
+            return self._send("GET", path, params=_parameters(query), stream=True, timeout_s=SILENCE_S)
+
+        with self._patiently(send, patience_s, on_trouble) as answer:
+            try:
+                for line in answer.iter_lines(chunk_size=None):
+                    yield line.decode("utf-8", "replace")
+            except (requests.exceptions.RequestException, OSError):
+                return
+
     def get_bytes(self, path: str) -> bytes | None:
         """The bytes at a path, or None where there are none (404)."""
         try:
@@ -91,14 +117,19 @@ class Client:
 
     def pages(self, path: str, query: Mapping[str, object] | None = None, limit: int = 0) -> Iterator[Json]:
         """Every item of a list, page by page; at most `limit` when that is not 0."""
+        for page in self.answers(path, query, limit):
+            yield from page["items"]
+
+    def answers(self, path: str, query: Mapping[str, object] | None = None, limit: int = 0) -> Iterator[Json]:
+        """The pages of a list as they came, with at most `limit` items together when that is not 0."""
         cursor: object = None
         left = limit
         while True:
             asked = {**(query or {}), "limit": min(left, PAGE) if limit else PAGE, "cursor": cursor}
             page = self.get(path, asked)
-            items = page["items"][:left] if limit else page["items"]
-            yield from items
-            left -= len(items)
+            page["items"] = page["items"][:left] if limit else page["items"]
+            yield page
+            left -= len(page["items"])
             cursor = page.get("next")
             if cursor is None or (limit and left <= 0):
                 return
@@ -140,7 +171,7 @@ class Client:
         patience_s: float | None,
         on_trouble: Callable[[ServerError], None],
     ) -> "requests.Response":
-        params = {key: str(value) for key, value in (query or {}).items() if value not in (None, "")}
+        params = _parameters(query or {})
         patience_s = self._patience_s if patience_s is None else patience_s
         return self._patiently(lambda: self._send("GET", path, params=params), patience_s, on_trouble)
 
@@ -180,6 +211,7 @@ class Client:
             )
         except (requests.exceptions.SSLError, OSError) as error:
             raise self._trouble(error) from error
+        self.development = response.headers.get(DEVELOPMENT) == "yes"
         if not response.ok or response.is_redirect:
             raise self._refusal(response)
         return response
@@ -240,6 +272,12 @@ class Client:
                 _WHICH_ADDRESS,
             )
         return document
+
+
+def _parameters(query: Mapping[str, object]) -> dict[str, list[str]]:
+    """What is not empty; several values of one name are repeated."""
+    several = {key: value if isinstance(value, list | tuple) else [value] for key, value in query.items()}
+    return {key: [str(each) for each in values if each not in (None, "")] for key, values in several.items()}
 
 
 def _bearer(token: str) -> "Callable[[requests.PreparedRequest], requests.PreparedRequest]":

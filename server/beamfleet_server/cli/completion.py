@@ -35,6 +35,12 @@ def rollouts(ctx: typer.Context, incomplete: str) -> Offers:
     )
 
 
+def webhooks(ctx: typer.Context, incomplete: str) -> Offers:
+    return _offers(
+        ctx, incomplete, lambda client: ((str(w["id"]), f"{w['url']} {w['state']}") for w in client.pages("/webhooks"))
+    )
+
+
 def contexts(ctx: typer.Context, incomplete: str) -> Offers:
     return [
         (context.name, context.server)

@@ -1,4 +1,4 @@
-"""`beamfleet config` and `beamfleet health`: what is set, where that came from, and whether the centre is well."""
+"""`beamfleet config`: what is set, and where that came from."""
 
 import typer
 from beamfleet_bundles.errors import BeamfleetError
@@ -8,7 +8,6 @@ from beamfleet_server.cli.output import Column, Format, Item
 from beamfleet_server.cli.session import Session
 
 CONFIG_EXAMPLES = examples("beamfleet config", "beamfleet config -o json")
-HEALTH_EXAMPLES = examples("beamfleet health", "beamfleet health -o json")
 
 
 def config(ctx: typer.Context, output: Printed = Format.TABLE) -> None:
@@ -24,21 +23,6 @@ def config(ctx: typer.Context, output: Printed = Format.TABLE) -> None:
     except BeamfleetError as error:
         session.output.note(f"the server's settings are not shown: {error}")
     session.output.items(settings, _COLUMNS, "key", "")
-
-
-def health(ctx: typer.Context, output: Printed = Format.TABLE) -> None:
-    """Show whether server and broker are up, and who is online."""
-    session = Session.of(ctx, output)
-    health = session.client.get("/health")
-    session.output.item(
-        {"server": session.client.server, **health},
-        [
-            ("server", f"{health['status']} ({session.client.server})"),
-            ("broker", health["broker"]),
-            ("devices", f"{health['online']} of {health['devices']} online"),
-        ],
-        "status",
-    )
 
 
 def local_settings(session: Session) -> list[Item]:

@@ -110,6 +110,12 @@ class Contexts:
             self._write(name, servers)
         return context
 
+    def trust(self, name: str, ca_pem: bytes) -> None:
+        """Check the server of a context against these authorities from now on."""
+        ca = self.get(name).ca
+        with locked(self.directory):
+            durable.replace(ca, ca_pem)
+
     def forget_token(self, name: str) -> bool:
         """Remove the token of a context; the context stays. True when there was one."""
         token = self.get(name).token_file

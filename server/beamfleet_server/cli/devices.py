@@ -6,10 +6,11 @@ from urllib.parse import quote
 
 import typer
 
+from beamfleet_server.cli import vitals
 from beamfleet_server.cli.labels import parse_changes, selector, show_labels
 from beamfleet_server.cli.options import DeviceId, Printed, Selector, examples, group
 from beamfleet_server.cli.output import Column, Format, Item, harmless
-from beamfleet_server.cli.quantities import show_bytes, show_since
+from beamfleet_server.cli.quantities import show_bytes, show_since, show_time
 from beamfleet_server.cli.session import Session
 
 app = group("See devices, what they run and how they are.")
@@ -17,17 +18,21 @@ app = group("See devices, what they run and how they are.")
 _STYLES = {
     "online": "green",
     "offline": "red",
+    "online, CLONE": "red",
+    "offline, CLONE": "red",
     "committed": "green",
     "trial": "cyan",
     "reverted": "red",
     "fallback": "red",
 }
 _AT_REST = frozenset({"idle", "committed"})
+HISTORY = 20
+"""Updates and restarts of a device that are shown."""
 
 
 @app.command("list", epilog=examples("beamfleet device list", "beamfleet device list -l site=berlin -o json"))
 def list_devices(ctx: typer.Context, labels: Selector = None, output: Printed = Format.TABLE) -> None:
-    """List devices: online or not, the release each one really runs, and where an update stands."""
+    """List devices: online or not, the release each one really runs, where an update stands, and how well each is."""
     session = Session.of(ctx, output)
     chosen = selector(labels or ())
     devices = list(session.client.pages("/devices", {"selector": chosen}))
@@ -41,13 +46,19 @@ def list_devices(ctx: typer.Context, labels: Selector = None, output: Printed = 
 
 @app.command("show", epilog=examples("beamfleet device show gw-1", "beamfleet device show gw-1 -o yaml"))
 def show(ctx: typer.Context, device: DeviceId, output: Printed = Format.TABLE) -> None:
-    """Show all that is known of a device: release, slots, update, health, inventory, newest events."""
+    """Show all that is known of a device: release, slots, update, health and its reasons, memory over time, inventory,
+    and the history of its updates and restarts."""
     session = Session.of(ctx, output)
-    shown = session.client.get(f"/devices/{device}")
-    session.output.item(shown, _facts(shown, datetime.now(UTC)), "id")
-    if session.output.for_people and shown.get("history"):
+    path = f"/devices/{quote(device, safe='')}"
+    shown = session.client.get(path)
+    samples = session.client.get(f"{path}/samples")
+    session.output.item({**shown, "samples": samples}, _facts(shown, samples, datetime.now(UTC)), "id")
+    if not session.output.for_people:
+        return
+    query = {"device": device, "kind": ("update", "restart"), "newest": "true", "limit": HISTORY}
+    if history := session.client.get("/events", query)["items"]:
         session.output.blank()
-        session.output.items(shown["history"], _HISTORY, "id", "")
+        session.output.items(history[::-1], _HISTORY, "id", "")
 
 
 @app.command(
@@ -102,7 +113,7 @@ def update(device: Item) -> str:
 
 
 def presence(device: Item) -> str:
-    return "online" if device["online"] else "offline"
+    return ("online" if device["online"] else "offline") + (", CLONE" if device.get("clone") else "")
 
 
 def _columns(now: datetime) -> tuple[Column, ...]:
@@ -112,7 +123,7 @@ def _columns(now: datetime) -> tuple[Column, ...]:
         Column("RELEASE", release),
         Column("PHASE", lambda device: device["phase"], lambda device: _STYLES.get(device["phase"] or "", "")),
         Column("UPDATE", update),
-        Column("HEALTH", lambda device: (device["health"] or {}).get("verdict")),
+        Column("HEALTH", _verdict, lambda device: vitals.style(_verdict(device))),
         Column("STARTS", lambda device: device["starts"], right=True),
         Column("CAUSE", lambda device: device["cause"]),
         Column("SEEN", lambda device: show_since(device["last_seen"], now)),
@@ -120,7 +131,11 @@ def _columns(now: datetime) -> tuple[Column, ...]:
     )
 
 
-def _facts(device: Item, now: datetime) -> list[tuple[str, object]]:
+def _verdict(device: Item) -> str:
+    return str((device["health"] or {}).get("verdict", ""))
+
+
+def _facts(device: Item, samples: Item, now: datetime) -> list[tuple[str, object]]:
     inventory = device.get("inventory") or {}
     certificate = device.get("certificate") or {}
     health = device.get("health") or {}
@@ -138,17 +153,48 @@ def _facts(device: Item, now: datetime) -> list[tuple[str, object]]:
         ("starts", f"{device['starts']}, last cause {device['cause'] or 'unknown'}" if device["starts"] else "none"),
         ("power losses", device.get("power_losses")),
         ("stopped", "by an operator" if device.get("stopped") else ""),
-        ("health", f"{health['verdict']}, {show_since(health['time'], now)}" if health else ""),
-        ("enrolled", device["enrolled"]),
-        ("certificate", f"serial {certificate['serial']}, until {certificate['not_after']}" if certificate else ""),
+        ("health", _health(health, now)),
+        *(("", vitals.show_reason(reason)) for reason in health.get("reasons", ())),
+        ("memory used", vitals.show_memory(samples)),
+        *vitals.sections(health),
+        ("enrolled", show_time(device["enrolled"])),
+        ("certificate", _certificate(certificate)),
+        ("denied", _denial(device.get("denial"))),
+        ("pinned", device.get("pinned")),
+        ("clone", _clone(device.get("clone"))),
         ("agent", _words(device, "agent", "profile")),
         ("system", " ".join(str(inventory[key]) for key in ("os", "kernel") if inventory.get(key))),
         ("machine", _words(inventory, "arch", "libc", "libc_version", "hardware")),
+        ("network", _words(inventory, "network", "timezone")),
         ("python", inventory.get("python")),
         ("memory", _size(inventory, "memory_bytes")),
         ("filesystem", _filesystem(device, inventory)),
     ]
     return facts
+
+
+def _health(health: Item, now: datetime) -> str:
+    if not health:
+        return ""
+    return f"{health['verdict']}, said {show_since(health['time'], now)}" if health["time"] else str(health["verdict"])
+
+
+def _certificate(certificate: Item) -> str:
+    if not certificate:
+        return ""
+    revoked, until = show_time(certificate["revoked"]), f"until {show_time(certificate['not_after'])}"
+    until = f"REVOKED {revoked}" if revoked else until
+    return f"serial {certificate['serial']}, {until}, authority {certificate['authority']}"
+
+
+def _denial(denial: Item | None) -> str:
+    if not denial:
+        return ""
+    return f"{denial['reason']}, until {show_time(denial['until']) or 'somebody decides'}"
+
+
+def _clone(seen: str | None) -> str:
+    return f"two machines were seen with this identity, last {show_time(seen)}" if seen else ""
 
 
 def _words(inventory: Item, *keys: str) -> str:
@@ -168,9 +214,26 @@ def _filesystem(device: Item, inventory: Item) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def _happened(event: Item) -> str:
+    """What an update came to, or which start of the release it was."""
+    data = event["data"]
+    if event["kind"] == "update":
+        return f"{data.get('product', '')} {data.get('version', '')} {data.get('phase', '')}".strip()
+    return f"start {data['starts']}" if "starts" in data else ""
+
+
+def _why(event: Item) -> str:
+    """What a release left behind that ended by itself, or what the device says."""
+    evidence = event["data"].get("evidence")
+    if not isinstance(evidence, dict):
+        return str(event["detail"])
+    return evidence.get("slogan") or evidence.get("status") or str(event["detail"])
+
+
 _HISTORY = (
-    Column("TIME", lambda event: event["time"]),
+    Column("TIME", lambda event: show_time(event["time"])),
     Column("EVENT", lambda event: event["kind"]),
-    Column("CAUSE", lambda event: event.get("cause")),
-    Column("DETAIL", lambda event: event.get("detail")),
+    Column("WHAT", _happened),
+    Column("CAUSE", lambda event: event["cause"]),
+    Column("WHY", _why),
 )

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -30,12 +31,31 @@ from beamfleet_server.cli.tokens import Replace, create_token
 EXAMPLES = examples(
     "beamfleet flash --root device-1 --device gw-1 -l site=berlin --single-user",
     "beamfleet flash --root /mnt/card --device gw-2 --env-file gw-2.env",
+    "beamfleet flash --root /mnt/card --device gw-3 --approval",
+    "beamfleet flash --root /mnt/card --device gw-4 --cert made/gw-4/cert.pem --key made/gw-4/key.pem",
 )
 APP = "main"
-IDENTITY = Path("var/lib/beamfleet/identity/cert.pem")
+IDENTITY = Path("var/lib/beamfleet/identity")
+CERTIFICATES = ("pair.pem", "cert.pem")
 TOKEN_LIFE_S = 3600
 SETUP_TIMEOUT_S = 300
 _ANYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 (compared, not bound)
+
+
+class Network(StrEnum):
+    """The classes of network that a rollout's plan can ask for."""
+
+    WIRED = "wired"
+    WIFI = "wifi"
+    CELLULAR = "cellular"
+    UNKNOWN = "unknown"
+
+
+class Profile(StrEnum):
+    """How much a device may say."""
+
+    WIRED = "wired"
+    METERED = "metered"
 
 
 def flash(
@@ -47,9 +67,21 @@ def flash(
         Path | None, typer.Option("--token-file", metavar="FILE", help="A token from `token create`; else one is made.")
     ] = None,
     replace: Replace = False,
+    approval: Annotated[
+        bool, typer.Option("--approval", help="Without a token: the device waits for `beamfleet device accept`.")
+    ] = False,
+    certificate: Annotated[
+        Path | None, typer.Option("--cert", metavar="FILE", help="A certificate from `device provision`; with --key.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="FILE", help="The key of --cert; both stay where they are.")
+    ] = None,
     hardware: Annotated[
         str, typer.Option("--hardware", metavar="BOARD", help="Also takes what was built for this --hardware.")
     ] = "",
+    network: Annotated[
+        Network | None, typer.Option("--network", help="How it is connected, where it cannot see that itself.")
+    ] = None,
     environment: Annotated[
         list[str] | None,
         typer.Option("--env", metavar="KEY=VALUE", help="For the release's environment (app.env); repeat for more."),
@@ -76,9 +108,15 @@ def flash(
             help="Seconds after which a trial reverts; else chosen by the trial.",
         ),
     ] = None,
+    profile: Annotated[
+        Profile, typer.Option("--profile", help="How much it may say: metered where each byte is paid for.")
+    ] = Profile.WIRED,
     health_interval_s: Annotated[
-        int, typer.Option("--health-interval", metavar="N", min=1, help="Seconds between health reports.")
-    ] = 60,
+        int,
+        typer.Option(
+            "--health-interval", metavar="N", min=0, help="Seconds between health reports; 0: as the profile has it."
+        ),
+    ] = 0,
     output: Printed = Format.TABLE,
 ) -> None:
     """Make a directory a device of this fleet.
@@ -94,11 +132,17 @@ def flash(
         check_hardware(hardware)
     variables = _variables(environment or [], env_file)
     wanted = parse_labels(labels or ())
-    if wanted and token_file:
+    if wanted and (token_file or approval):
         raise CommandError(
             "usage.label",
             "labels belong to the token",
-            "give them to `beamfleet token create`, or leave --token-file out",
+            "give them to `beamfleet token create`, or to `beamfleet device label` once the device is known",
+        )
+    if sum((approval, token_file is not None, certificate is not None)) > 1 or (certificate is None) != (key is None):
+        raise CommandError(
+            "usage.identity",
+            "a device gets its identity in one way",
+            "give nothing, --token-file, --approval, or --cert and --key together",
         )
     if importlib.util.find_spec("beamfleet_agent") is None:
         raise CommandError(
@@ -109,25 +153,30 @@ def flash(
     info = session.client.get("/server")
     tuf_root = Signing(session.client, session.context.keys).root()
     enrolled = _is_enrolled(root, device)
-    token = _token(session, device, wanted, token_file, replace) if not enrolled else None
+    given = _given(certificate, key)
+    alone = enrolled or approval or bool(given)
+    token = None if alone else _token(session, device, wanted, token_file, replace)
     settings = {
         "device": device,
         "app": APP,
         "hardware": hardware,
+        "network": network or "",
         "server": addresses(info["listeners"], session.context.server),
         "ca_pem": info["fleet_ca"],
         "root_json_base64": base64.b64encode(tuf_root).decode("ascii"),
         "token": token,
+        **given,
         "env": variables,
         "single_user": single_user,
         "allow_unsafe_filesystem": allow_unsafe_filesystem,
         "trial_s": trial_s,
         "trial_deadline_s": trial_deadline_s,
+        "profile": profile.value,
         "health_interval_s": health_interval_s,
         "python": sys.executable,
     }
     answer = set_up(root, settings)
-    if enrolled and wanted:
+    if (enrolled or given) and wanted:
         session.client.patch(f"/devices/{device}", {"labels": wanted})
     run = answer["run"]
     session.output.done(
@@ -188,13 +237,12 @@ def set_up(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_enrolled(root: Path, device: str) -> bool:
     """Whether a certificate is there already; `flash.other_device` when it is another device's."""
-    try:
-        certificate = (root / IDENTITY).read_bytes()
-    except FileNotFoundError:
+    found = [place for name in CERTIFICATES if (place := root / IDENTITY / name).exists()]
+    if not found:
         return False
     from beamfleet_bundles import pki
 
-    name = pki.read_certificate(pki.load_certificate(certificate)).name
+    name = pki.read_certificate(pki.load_certificate(found[0].read_bytes())).name
     if name != device:
         raise CommandError(
             "flash.other_device",
@@ -208,6 +256,14 @@ def _token(session: Session, device: str, labels: dict[str, str], token_file: Pa
     if token_file is None:
         return str(create_token(session.client, device, labels, TOKEN_LIFE_S, replace)["token"])
     return read_token(str(token_file))
+
+
+def _given(certificate: Path | None, key: Path | None) -> dict[str, str]:
+    """An identity that was made elsewhere, as setup takes it; {} if there is none."""
+    if certificate is None or key is None:
+        return {}
+    files = {"certificate_pem": (certificate, "the certificate"), "key_pem": (key, "the key")}
+    return {name: read_file(path, what).decode("ascii", "replace") for name, (path, what) in files.items()}
 
 
 def _variables(pairs: list[str], file: Path | None) -> dict[str, str]:

@@ -10,12 +10,26 @@ from collections.abc import Callable
 from beamfleet_server.cli.client import Client
 from beamfleet_server.cli.errors import ABORTED, DEADLINE, DONE, HALTED, CommandError
 from beamfleet_server.cli.output import Output
-from beamfleet_server.cli.progress import Progress, Rollout, progress_on, summary
+from beamfleet_server.cli.progress import (
+    BAD,
+    Progress,
+    Rollout,
+    everyone,
+    progress_on,
+    show_reason,
+    standing,
+    summary,
+)
 from beamfleet_server.errors import ServerError
 
-PAUSE_S = 0.5
+PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
+MANY = 1000
+"""For so many devices of a rollout the pause grows once by itself: to count them is the server's work."""
+SHOWN = 100
+"""Devices that are asked for each time, the most interesting ones."""
+NAMED = 10
 PATIENCE_S = 600
-_CODES = {"completed": DONE, "halted": HALTED, "aborted": ABORTED}
+_CODES = {"completed": DONE, "halted": HALTED, "aborted": ABORTED, "expired": DEADLINE}
 
 
 def follow(
@@ -27,14 +41,23 @@ def follow(
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Rollout, int]:
-    """The rollout as last seen, and the exit code: by its end, or 5 when `timeout_s` (0: none) passed first."""
+    """The rollout as last seen, and the exit code: by its end, or 5 when `timeout_s` (0: none) passed first.
+
+    A pause, a gate and a soak are said once each, and waited out.
+    """
     end = clock() + timeout_s
     outage = Outage(progress.note)
+    said = ""
     rollout: Rollout | None = None
     while True:
         left_s = max(0.0, end - clock()) if timeout_s else PATIENCE_S
         try:
-            rollout = client.get(f"/rollouts/{number}", patience_s=min(left_s, PATIENCE_S), on_trouble=outage.begin)
+            rollout = client.get(
+                f"/rollouts/{number}",
+                {"devices": SHOWN},
+                patience_s=min(left_s, PATIENCE_S),
+                on_trouble=outage.begin,
+            )
         except CommandError:
             if rollout is None or left_s >= PATIENCE_S:
                 raise
@@ -43,9 +66,13 @@ def follow(
         progress.show(rollout)
         if rollout["state"] in _CODES:
             return rollout, _CODES[rollout["state"]]
-        if timeout_s and clock() + PAUSE_S > end:
+        if (now_said := standing(rollout)) and now_said != said:
+            progress.note(f"rollout {number}: {now_said}")
+        said = now_said
+        pause_s = min(LONGEST_PAUSE_S, PAUSE_S * (1 + everyone(rollout) // MANY))
+        if timeout_s and clock() + pause_s > end:
             return rollout, DEADLINE
-        pause(PAUSE_S)
+        pause(pause_s)
 
 
 def follow_to_the_end(client: Client, output: Output, number: int, timeout_s: float) -> tuple[Rollout, int]:
@@ -69,24 +96,49 @@ def follow_to_the_end(client: Client, output: Output, number: int, timeout_s: fl
 
 
 def conclude(output: Output, rollout: Rollout, code: int) -> None:
-    """Print how it ended; on stderr who was skipped, and for what is no success the error and what to do next."""
+    """Print how it ended; on stderr who was skipped, and for what is no success the error, the most frequent reasons
+    and what to do next."""
     output.done(rollout, summary(rollout), "id")
     number = rollout["id"]
-    for device in rollout["devices"]:
-        if device["state"] == "skipped":
-            output.note(f"skipped {device['id']}: {device['reason']}")
-    match code:
-        case 0:
-            pass
-        case 3:
-            output.note(f"error: rollout {number} halted: {rollout['reason']} (rollout.halted)")
-            output.note("hint: beamfleet device show DEVICE says more; push a mended release under a new version")
-        case 4:
-            output.note(f"error: rollout {number} was aborted: {rollout['reason']} (rollout.aborted)")
-            output.note("hint: beamfleet rollout start begins another one")
-        case _:
-            output.note(f"error: rollout {number} has not ended in time (rollout.deadline)")
-            output.note(f"hint: it goes on; beamfleet rollout status {number} --watch follows it again")
+    skipped = [device for device in rollout["devices"] if device["state"] == "skipped"][:NAMED]
+    for device in skipped:
+        output.note(f"skipped {device['id']}: {device['reason']}")
+    if (more := rollout["counts"].get("skipped", 0) - len(skipped)) > 0:
+        output.note(f"and {more} more: beamfleet rollout devices {number} --state skipped")
+    if code == DONE:
+        return
+    for reason in rollout.get("reasons", ()):
+        if reason["state"] in BAD:
+            output.note(show_reason(reason))
+    for line in _words(rollout, code):
+        output.note(line)
+
+
+def _words(rollout: Rollout, code: int) -> tuple[str, str]:
+    """The error and the hint of an end that is no success."""
+    number, reason = rollout["id"], rollout["reason"]
+    if code == HALTED:
+        hint = (
+            f"beamfleet rollout devices {number} --state reverted,failed says more; push a mended release under a new"
+        )
+        return (
+            f"error: rollout {number} halted: {reason} (rollout.halted)",
+            f"hint: {hint} version; beamfleet rollout undo {number} takes back what has committed",
+        )
+    if code == ABORTED:
+        return (
+            f"error: rollout {number} was aborted: {reason} (rollout.aborted)",
+            "hint: beamfleet rollout start begins another one",
+        )
+    if rollout["state"] == "expired":
+        return (
+            f"error: rollout {number} has expired: {reason or 'its time is over'} (rollout.deadline)",
+            f"hint: beamfleet rollout devices {number} --state pending shows who is left; start it again for them",
+        )
+    return (
+        f"error: rollout {number} has not ended in time (rollout.deadline)",
+        f"hint: it goes on; beamfleet rollout status {number} --watch follows it again",
+    )
 
 
 class Outage:

@@ -17,7 +17,7 @@ def init(
     development: Annotated[bool, typer.Option("--development", help="One key per role, all on this machine.")] = False,
     output: Printed = Format.TABLE,
 ) -> None:
-    """Make the signing keys of a fleet.
+    """Make the development keys of a fleet; `beamfleet keys` is for production.
 
     The first metadata is signed here, and the server gets the public halves. Keys go to keys/CONTEXT in the
     configuration directory and stay there; keep a copy. Safe to repeat.
@@ -28,8 +28,8 @@ def init(
     if not development:
         raise CommandError(
             "usage.development",
-            "this version makes development keys only",
-            "beamfleet init --development; the ceremony for production keys comes with a later version",
+            "production keys are made by people, not by this command",
+            "beamfleet keys plan init, with the public halves of their keys; or beamfleet init --development",
         )
     context = session.context
     made = Signing(session.client, context.keys).initialise()

@@ -12,6 +12,7 @@ from beamfleet_server.cli.errors import CommandError
 from beamfleet_server.cli.files import read_file, read_token
 from beamfleet_server.cli.options import Printed, examples, group
 from beamfleet_server.cli.output import Column, Format, Item
+from beamfleet_server.cli.quantities import show_time
 from beamfleet_server.cli.session import Session
 
 app = group("Choose between servers that you have logged in to.")
@@ -108,7 +109,9 @@ def show(ctx: typer.Context, output: Printed = Format.TABLE) -> None:
     who = session.client.get("/whoami")
     item = {**_item(context, context.name), **{key: who[key] for key in ("role", "expires")}, "user": who["name"]}
     facts = [("context", context.name), ("server", context.server), ("user", f"{who['name']} ({who['role']})")]
-    session.output.item(item, [*facts, ("expires", who["expires"]), ("ca", context.ca), ("keys", context.keys)], "name")
+    session.output.item(
+        item, [*facts, ("expires", show_time(who["expires"])), ("ca", context.ca), ("keys", context.keys)], "name"
+    )
 
 
 def _item(context: Context, current: str) -> Item:

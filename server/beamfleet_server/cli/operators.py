@@ -9,7 +9,7 @@ from beamfleet_bundles import durable
 
 from beamfleet_server.cli.options import Printed, examples, group
 from beamfleet_server.cli.output import Column, Format
-from beamfleet_server.cli.quantities import parse_duration
+from beamfleet_server.cli.quantities import parse_duration, show_time
 from beamfleet_server.cli.session import Session
 
 app = group("Say who may use the server.")
@@ -52,7 +52,7 @@ def create(
         made = {**made, "token": None, "file": str(out)}
     session.output.done(made, str(made["token"] or f"token of {name} is in {out}"), "name")
     if session.output.for_people:
-        session.output.note(f"{name} is {made['role']} until {made['expires']}")
+        session.output.note(f"{name} is {made['role']} until {show_time(made['expires'])}")
 
 
 @app.command("list", epilog=examples("beamfleet operator list", "beamfleet operator list -o json"))
@@ -74,7 +74,7 @@ _COLUMNS = (
     Column("OPERATOR", lambda operator: operator["name"]),
     Column("ROLE", lambda operator: operator["role"]),
     Column("SCOPES", lambda operator: " ".join(operator["scopes"]) or "all of the role"),
-    Column("EXPIRES", lambda operator: operator["expires"] or "never"),
+    Column("EXPIRES", lambda operator: show_time(operator["expires"]) or "never"),
     Column("MADE BY", lambda operator: operator["created_by"] or "the first start"),
-    Column("CREATED", lambda operator: operator["created"]),
+    Column("CREATED", lambda operator: show_time(operator["created"])),
 )

@@ -1,6 +1,9 @@
-"""Options that several commands share, and the way their help shows examples."""
+"""Options that several commands share, alone or as a group, and the way their help shows examples."""
 
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +14,14 @@ Printed = Annotated[Format, typer.Option("--output", "-o", help="How to print.",
 Selector = Annotated[
     list[str] | None,
     typer.Option("--label", "-l", metavar="KEY=VALUE", help="Only devices with this label; repeat for more."),
+]
+Verdicts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--verdict",
+        metavar="VERDICT",
+        help="Only these: failing, degraded, unknown, offline, healthy; by commas, or repeat.",
+    ),
 ]
 Labels = Annotated[
     list[str] | None,
@@ -33,6 +44,28 @@ Timeout = Annotated[
     str,
     typer.Option("--timeout", metavar="TIME", help="Stop following after this time (90, 15m, 1h) with exit code 5."),
 ]
+
+
+def spread(of: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with a parameter of the type `of`, a dataclass of options, has each of these in its place."""
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        own, options = inspect.signature(command), inspect.signature(of).parameters
+        (place,) = (name for name, one in own.parameters.items() if one.annotation is of)
+
+        @functools.wraps(command)
+        def asked(**given: Any) -> None:
+            command(**{place: of(**{name: given.pop(name) for name in options})}, **given)
+
+        named = [
+            each for name, one in own.parameters.items() for each in (options.values() if name == place else (one,))
+        ]
+        shown = own.replace(parameters=[each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in named])
+        vars(asked)["__signature__"] = shown
+        asked.__annotations__ = {each.name: each.annotation for each in named}
+        return asked
+
+    return decorated
 
 
 def examples(*lines: str) -> str:

@@ -45,6 +45,8 @@ class Output:
         self.stdout = stdout
         self.stderr = stderr
         self.format = Format.TABLE
+        self.shown = False
+        """Whether a table or an object was shown to a person."""
 
     @property
     def for_people(self) -> bool:
@@ -52,6 +54,7 @@ class Output:
 
     def items(self, items: Sequence[Item], columns: Sequence[Column], name: str, empty: str) -> None:
         """A list. `name` is the key that names an item; `empty` tells people what to do when there is none yet."""
+        self.shown = self.for_people
         match self.format:
             case Format.TABLE if not items:
                 self.note(empty)
@@ -68,6 +71,7 @@ class Output:
 
     def item(self, item: Item, lines: Sequence[tuple[str, object]], name: str) -> None:
         """One object; `lines` are its facts for people, in order."""
+        self.shown = self.for_people
         match self.format:
             case Format.TABLE:
                 self._align([[f"{label}:" if label else "", cell(value, LINE_LIMIT)] for label, value in lines])
@@ -138,7 +142,7 @@ class Output:
     def _draw(self, items: Sequence[Item], columns: Sequence[Column]) -> None:
         from rich.console import Console
 
-        Console(file=self.stdout, highlight=False, markup=False, emoji=False).print(_table(items, columns))
+        Console(file=self.stdout, highlight=False, markup=False, emoji=False).print(table(items, columns))
 
 
 def harmless(value: object, limit: int = 0) -> str:
@@ -172,13 +176,16 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _table(items: Sequence[Item], columns: Sequence[Column]) -> "Table":
+def table(items: Sequence[Item], columns: Sequence[Column], *, wrap: bool = True) -> "Table":
+    """A table for a terminal. Without `wrap` each item is one line, and the last column has what room is left."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column.header, justify="right" if column.right else "left", overflow="fold")
+        fixed = not wrap and column is not columns[-1]
+        drawn.add_column(column.header, justify="right" if column.right else "left", overflow="fold", no_wrap=fixed)
+    looks: dict[str, Any] = {} if wrap else {"no_wrap": True, "overflow": "ellipsis"}
     for item in items:
-        table.add_row(*(Text(cell(column.value(item)), style=column.style(item)) for column in columns))
-    return table
+        drawn.add_row(*(Text(cell(column.value(item)), style=column.style(item), **looks) for column in columns))
+    return drawn

@@ -6,6 +6,7 @@ import typer
 
 from beamfleet_server.cli.options import Printed, examples, group
 from beamfleet_server.cli.output import Column, Format
+from beamfleet_server.cli.quantities import show_time
 from beamfleet_server.cli.session import Session
 
 app = group("Name what you release.")
@@ -47,5 +48,5 @@ def list_products(ctx: typer.Context, output: Printed = Format.TABLE) -> None:
 _COLUMNS = (
     Column("PRODUCT", lambda product: product["name"]),
     Column("METADATA", lambda product: product.get("version"), right=True),
-    Column("CREATED", lambda product: product.get("created")),
+    Column("CREATED", lambda product: show_time(product.get("created"))),
 )

@@ -15,7 +15,7 @@ from beamfleet_bundles.manifest import Manifest
 
 from beamfleet_server.cli.client import Client, Json
 from beamfleet_server.cli.errors import CommandError, RemoteError
-from beamfleet_server.cli.signing import CONFLICTS, TRIES, Signing, version_exists
+from beamfleet_server.cli.signing import CONFLICTS, TRIES, Signing, check_complete, version_exists
 
 Opener = Callable[[Path], AbstractContextManager[IO[bytes]]]
 
@@ -48,7 +48,9 @@ class Publishing:
         for _ in range(TRIES):
             if item := self.published(bundle.manifest):
                 return item
-            bundle.with_metadata(scratch, self._signing.sign(bundle.manifest).metadata)
+            signed = self._signing.sign(bundle.manifest, bundle.metadata)
+            check_complete(bundle.manifest, signed.wanted)
+            bundle.with_metadata(scratch, signed.metadata)
             try:
                 return self._upload(scratch)
             except RemoteError as error:

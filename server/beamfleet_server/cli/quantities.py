@@ -1,12 +1,13 @@
 """Figures as people write and read them: durations, bytes, times. Pure; never reads a clock."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 
 from beamfleet_server.cli.errors import CommandError
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d{1,9})([smhd]?)")
+_TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _KILO = 1000
 
 
@@ -39,6 +40,18 @@ def show_duration(seconds: float) -> str:
     return " ".join(shown) or parts[0]
 
 
+def show_time(text: str | None, zone: tzinfo | None = None) -> str:
+    """A time of the API as a clock on the wall of whoever looks: `2027-01-15 09:00:00 CET`; nothing without one, and
+    what is none as it is. `zone`: in place of the machine's (TZ)."""
+    time = parse_time(text) if text else None
+    return f"{time.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}" if time else text or ""
+
+
+def show_times(text: str, zone: tzinfo | None = None) -> str:
+    """A text of the server with the times in it shown as by `show_time`."""
+    return _TIME.sub(lambda found: show_time(found[0], zone), text)
+
+
 def show_since(text: str | None, now: datetime) -> str:
     """How long ago a time of the API was: `3m 20s ago`; `never` without one."""
     time = parse_time(text) if text else None
@@ -55,3 +68,9 @@ def show_bytes(count: int) -> str:
         if size < _KILO:
             return f"{size:.1f} {unit}"
     return f"{size / _KILO:.1f} TB"
+
+
+def show_share(part: int, whole: int) -> str:
+    """Of a whole that may be nothing: `7 %`, `0.3 %`."""
+    percent = 100 * part / whole if whole else 0.0
+    return f"{percent:.1f} %" if 0 < percent < 1 else f"{percent:.0f} %"

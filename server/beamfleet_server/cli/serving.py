@@ -17,6 +17,13 @@ def serve(
     data: Annotated[
         Path | None, typer.Option("--data", metavar="DIR", help="The server's one data directory; else beamfleet-data.")
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option("--database", metavar="ADDRESS", help="postgresql://USER@HOST:PORT/NAME; else SQLite."),
+    ] = None,
+    database_password_file: Annotated[
+        Path | None, typer.Option("--database-password-file", metavar="FILE", help="Where its password is.")
+    ] = None,
     host: Annotated[
         str | None, typer.Option("--host", metavar="ADDRESS", help="Address that all listeners bind; else 127.0.0.1.")
     ] = None,
@@ -40,6 +47,25 @@ def serve(
     ] = None,
     mqtt_port: Annotated[
         int | None, typer.Option("--mqtt-port", metavar="PORT", help="MQTT over TLS; else 8883, 0 takes a free one.")
+    ] = None,
+    metrics_host: Annotated[
+        str | None, typer.Option("--metrics-host", metavar="ADDRESS", help="Address of metrics; else 127.0.0.1.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", metavar="PORT", help="Metrics, plain HTTP; else 9464, 0 takes a free one."),
+    ] = None,
+    metrics_per_device: Annotated[
+        bool | None,
+        typer.Option(
+            "--metrics-per-device/--no-metrics-per-device",
+            help="Whether metrics have series of each device, too; else False.",
+            show_default=False,
+        ),
+    ] = None,
+    otel_endpoint: Annotated[
+        str | None,
+        typer.Option("--otel-endpoint", metavar="URL", help="OTLP/HTTP collector for traces of rollouts; else none."),
     ] = None,
     admin_token_file: Annotated[
         Path | None,
@@ -78,6 +104,27 @@ def serve(
     session_life_s: Annotated[
         int | None,
         typer.Option("--session-life-s", metavar="N", help="A web session ends after this at most; else 43200."),
+    ] = None,
+    enrolment_approval: Annotated[
+        bool | None,
+        typer.Option(
+            "--enrolment-approval/--no-enrolment-approval",
+            help="Whether devices without a token may ask, and wait for a person; else False.",
+            show_default=False,
+        ),
+    ] = None,
+    device_certificate_days: Annotated[
+        int | None,
+        typer.Option(
+            "--device-certificate-days", metavar="N", help="How long devices' certificates are good; else 90."
+        ),
+    ] = None,
+    device_certificate_s: Annotated[
+        int | None, typer.Option("--device-certificate-s", metavar="N", help="The same in seconds, for trials.")
+    ] = None,
+    server_certificate_s: Annotated[
+        int | None,
+        typer.Option("--server-certificate-s", metavar="N", help="The same of the server's own; else 34300800."),
     ] = None,
     approval_above: Annotated[
         int | None,
@@ -120,6 +167,38 @@ def serve(
         int | None,
         typer.Option("--offline-after-s", metavar="N", help="Silence after which a device is offline; else 300."),
     ] = None,
+    heartbeat_url: Annotated[
+        str | None,
+        typer.Option("--heartbeat-url", metavar="URL", help="Posted to each minute while all is well; else none."),
+    ] = None,
+    heartbeat_ca_file: Annotated[
+        Path | None, typer.Option("--heartbeat-ca-file", metavar="FILE", help="The CA of it, if it is your own.")
+    ] = None,
+    webhook_networks: Annotated[
+        str | None,
+        typer.Option("--webhook-networks", metavar="NETS", help="Where webhooks may go beside public addresses; none."),
+    ] = None,
+    webhook_ca_file: Annotated[
+        Path | None,
+        typer.Option("--webhook-ca-file", metavar="FILE", help="Authorities of their receivers beside the system's."),
+    ] = None,
+    webhook_timeout_s: Annotated[
+        int | None, typer.Option("--webhook-timeout-s", metavar="N", help="How long such a receiver has; else 10.")
+    ] = None,
+    webhook_retry_s: Annotated[
+        int | None, typer.Option("--webhook-retry-s", metavar="N", help="First pause before it is tried again; else 5.")
+    ] = None,
+    webhook_retry_for_s: Annotated[
+        int | None,
+        typer.Option("--webhook-retry-for-s", metavar="N", help="How long a delivery is tried; else 86400."),
+    ] = None,
+    webhook_disable_after_s: Annotated[
+        int | None,
+        typer.Option("--webhook-disable-after-s", metavar="N", help="Failing that ends a webhook; else 259200."),
+    ] = None,
+    webhook_log_days: Annotated[
+        int | None, typer.Option("--webhook-log-days", metavar="N", help="How long deliveries are listed; else 30.")
+    ] = None,
     file: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="Settings; else DATA/beamfleet-server.toml.")
     ] = None,
@@ -137,12 +216,18 @@ def serve(
 
     flags = {
         "data": data,
+        "database": database,
+        "database_password_file": database_password_file,
         "host": host,
         "names": tuple(names) if names else None,
         "operators_port": operators_port,
         "devices_port": devices_port,
         "enrolment_port": enrolment_port,
         "mqtt_port": mqtt_port,
+        "metrics_host": metrics_host,
+        "metrics_port": metrics_port,
+        "metrics_per_device": metrics_per_device,
+        "otel_endpoint": otel_endpoint,
         "admin_token_file": admin_token_file,
         "mosquitto": mosquitto,
         "log_format": log_format,
@@ -153,6 +238,10 @@ def serve(
         "requests_per_device_s": requests_per_device_s,
         "session_idle_s": session_idle_s,
         "session_life_s": session_life_s,
+        "enrolment_approval": enrolment_approval,
+        "device_certificate_days": device_certificate_days,
+        "device_certificate_s": device_certificate_s,
+        "server_certificate_s": server_certificate_s,
         "approval_above": approval_above,
         "oidc_issuer": oidc_issuer,
         "oidc_client_id": oidc_client_id,
@@ -165,5 +254,14 @@ def serve(
         "flood_patience_s": flood_patience_s,
         "flood_deny_s": flood_deny_s,
         "offline_after_s": offline_after_s,
+        "heartbeat_url": heartbeat_url,
+        "heartbeat_ca_file": heartbeat_ca_file,
+        "webhook_networks": webhook_networks,
+        "webhook_ca_file": webhook_ca_file,
+        "webhook_timeout_s": webhook_timeout_s,
+        "webhook_retry_s": webhook_retry_s,
+        "webhook_retry_for_s": webhook_retry_for_s,
+        "webhook_disable_after_s": webhook_disable_after_s,
+        "webhook_log_days": webhook_log_days,
     }
     raise typer.Exit(run(load(flags, file)))

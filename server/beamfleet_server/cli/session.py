@@ -72,6 +72,11 @@ class Session:
     def context(self) -> Context:
         return self.contexts.get(self.context_name[0])
 
+    def mark(self) -> None:
+        """Say below what was shown that the server has development keys, if it has."""
+        if self.output.shown and self._client is not None and self._client.development:
+            self.output.note("development keys: not for production")
+
     def close(self) -> None:
         """End the connection, if there is one."""
         if self._client is not None:

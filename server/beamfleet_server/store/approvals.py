@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from beamfleet_server.errors import ServerError
-from beamfleet_server.fleet.selector import Selector
-from beamfleet_server.store.advancing import Advancing, Plan
+from beamfleet_server.fleet.plan import Plan
+from beamfleet_server.store.advancing import Advancing
 from beamfleet_server.store.database import Database, inserted_id
-from beamfleet_server.store.devices import matching
-from beamfleet_server.store.tables import approvals, devices, rollouts
+from beamfleet_server.store.selecting import conditions, population
+from beamfleet_server.store.tables import approvals, rollouts
 
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
 LIFE_S = 7 * 86_400
@@ -20,7 +20,7 @@ LIFE_S = 7 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A rollout that was asked for; `devices`: how many matched then. Times in Unix seconds."""
+    """A rollout that was asked for: its plan as JSON; `devices`: how many matched then. Times in Unix seconds."""
 
     id: int
     plan: Mapping[str, Any]
@@ -41,37 +41,31 @@ class Approvals:
         self._database = database
         self._advancing = advancing
 
-    def needed(self, plan: Plan, above: int) -> bool:
-        """True if the plan means more than `above` devices (0: never) and no rollout has its key yet."""
+    def needed(self, plan: Plan, key: str | None, above: int) -> bool:
+        """True if the plan means more than `above` devices (0: never) and no rollout has this key yet."""
         if not above:
             return False
 
         def query(connection: Connection) -> bool:
-            known = select(rollouts.c.id).where(rollouts.c.key == plan.key)
-            if plan.key is not None and connection.scalar(known) is not None:
+            known = select(rollouts.c.id).where(rollouts.c.key == key)
+            if key is not None and connection.scalar(known) is not None:
                 return False
-            return _count(connection, plan.selector) > above
+            return _count(connection, plan) > above
 
         return self._database.read(query)
 
-    def ask(self, plan: Plan, by: str, now: int) -> int:
+    def ask(self, plan: Plan, key: str | None, by: str, now: int) -> int:
         """Keep the wish, once for its key; its number."""
 
         def change(connection: Connection) -> int:
-            if plan.key is not None:
-                held = connection.scalar(select(approvals.c.id).where(approvals.c.key == plan.key))
+            if key is not None:
+                held = connection.scalar(select(approvals.c.id).where(approvals.c.key == key))
                 if held is not None:
                     return int(held)
             row = {
-                "plan": {
-                    "product": plan.product,
-                    "version": plan.version,
-                    "selector": str(plan.selector),
-                    "canary": plan.canary,
-                    "note": plan.note,
-                },
-                "key": plan.key,
-                "devices": _count(connection, plan.selector),
+                "plan": plan.as_dict(),
+                "key": key,
+                "devices": _count(connection, plan),
                 "asked_by": by,
                 "created": now,
                 "expires": now + LIFE_S,
@@ -87,10 +81,9 @@ class Approvals:
         def change(connection: Connection) -> int:
             row = _pending(connection, number, now)
             if row.asked_by == by:
-                hint = f"another operator: beamfleet rollout approve {number}"
+                hint = f"another operator: beamfleet approval accept {number}"
                 raise ServerError("approval.own", "nobody approves what they asked for themselves", hint)
-            plan = Plan(**{**row.plan, "selector": Selector.parse(row.plan["selector"])}, key=row.key)
-            rollout, _ = self._advancing.begin(connection, plan, now)
+            rollout, _ = self._advancing.begin(connection, Plan.parse(row.plan), row.asked_by, row.key, now)
             decided = {"state": APPROVED, "decided_by": by, "decided": now, "rollout_id": rollout}
             connection.execute(update(approvals).where(approvals.c.id == number).values(decided))
             return rollout
@@ -119,16 +112,17 @@ class Approvals:
 def _pending(connection: Connection, number: int, now: int) -> Row[Any]:
     row = connection.execute(select(approvals).where(approvals.c.id == number)).one_or_none()
     if row is None:
-        hint = "see: beamfleet rollout approvals"
+        hint = "see: beamfleet approval list"
         raise ServerError("approval.unknown", f"nothing with the number {number} waits for approval", hint)
     if row.state != PENDING or row.expires <= now:
         state = row.state if row.state != PENDING else "expired"
-        raise ServerError("approval.decided", f"{number} is {state} already", "see: beamfleet rollout approvals")
+        raise ServerError("approval.decided", f"{number} is {state} already", "see: beamfleet approval list")
     return row
 
 
-def _count(connection: Connection, selector: Selector) -> int:
-    return connection.scalar(select(func.count()).select_from(devices).where(*matching(selector))) or 0
+def _count(connection: Connection, plan: Plan) -> int:
+    meant = select(func.count()).select_from(population()).where(*conditions(connection, plan))
+    return connection.scalar(meant) or 0
 
 
 def _read(row: Row[Any]) -> Approval:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beamfleet_bundles.names import target_path
-from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select
+from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
 
 from beamfleet_server.store.database import Database
 from beamfleet_server.store.enrolment import MAIN
@@ -27,7 +27,9 @@ ABSURD = 2**52
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What an assignment shall say. `path` is `P/V/T/manifest` with its length and SHA-256, or None for a hold."""
+    """What an assignment shall say. `path` is `P/V/T/manifest` with its length and SHA-256, None for a hold; `force`:
+    hooks of the application may not put it off; `rollout`: for which one it is; `traced`: its agent knows what a trace
+    is."""
 
     device: str
     app: str
@@ -36,6 +38,9 @@ class Wanted:
     path: str | None
     length: int
     sha256: str
+    force: bool = False
+    rollout: int | None = None
+    traced: bool = False
 
 
 Sign = Callable[[Wanted], bytes]
@@ -57,11 +62,14 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Give a device (by id) this bundle (by id; None for a hold) in this attempt."""
+    """Give a device (by id) this bundle (by id; None for a hold) in this attempt, for this rollout; `force`: hooks of
+    the application may not put it off."""
 
     device_id: int
     bundle_id: int | None
     attempt: int
+    rollout_id: int | None = None
+    force: bool = False
 
 
 class Assignments:
@@ -85,6 +93,11 @@ class Assignments:
         """The highest publication, 0 without any."""
         return self._database.read(_last_publication)
 
+    def oldest_online(self) -> int | None:
+        """When the oldest assignment of a device that is online was signed (Unix seconds), None without any."""
+        query = select(func.min(assignments.c.created)).join_from(assignments, devices).where(devices.c.online)
+        return self._database.read(lambda connection: connection.execute(query).scalar_one_or_none())
+
     def unseen(self) -> list[Told]:
         """The assignments that devices which are online have not reported to have seen."""
         query = _told().where(devices.c.online, applications.c.sequence < assignments.c.sequence)
@@ -97,19 +110,25 @@ class Assignments:
         """
         old = devices.c.online & (assignments.c.created < signed_before)
         outrun = (applications.c.sequence > assignments.c.sequence) & (applications.c.sequence < ABSURD)
-        query = _told().where(old | outrun)
+        query = _told().where(old | outrun).order_by(devices.c.name)
         return self._database.read(lambda connection: [row.name for row in connection.execute(query)])
 
     def renew(self, names: Sequence[str], sign: Sign, now: int) -> None:
         """Sign the same again for these devices, with a new sequence; the attempt stays."""
 
         def change(connection: Connection) -> None:
-            columns = (assignments.c.device_id, assignments.c.bundle_id, assignments.c.attempt)
+            kept = ("device_id", "bundle_id", "attempt", "rollout_id", "force")
+            columns = (assignments.c[column] for column in kept)
             query = select(*columns).join_from(assignments, devices).where(devices.c.name.in_(names))
             assign(self._database, connection, [Task(*row) for row in connection.execute(query)], sign, now)
 
         if names:
             self._database.write(change)
+
+
+def outdate(connection: Connection) -> None:
+    """Inside a change: the director's key is another one; each assignment is signed again when its device shows up."""
+    connection.execute(update(assignments).values(created=0))
 
 
 def keep_publication(connection: Connection) -> None:
@@ -132,18 +151,30 @@ def assign(database: Database, connection: Connection, tasks: Iterable[Task], si
     publication = _last_publication(connection)
     given = _bundles(connection, {task.bundle_id for task in newest.values() if task.bundle_id is not None})
     last = (
-        select(devices.c.id, devices.c.name, applications.c.sequence, assignments.c.sequence)
+        select(devices.c.id, devices.c.name, applications.c.sequence, assignments.c.sequence, applications.c.network)
+        .add_columns(devices.c.keepalive_s)
         .join_from(devices, applications, and_(applications.c.device_id == devices.c.id, applications.c.app == MAIN))
         .join(assignments, and_(assignments.c.device_id == devices.c.id, assignments.c.app == MAIN), isouter=True)
         .where(devices.c.id.in_(list(newest)))
         .order_by(devices.c.id)
     )
     rows = []
-    for device_id, name, reported, before in connection.execute(last).all():
+    for device_id, name, reported, before, network, keepalive_s in connection.execute(last).all():
         task = newest[device_id]
         path, length, sha256 = given[task.bundle_id] if task.bundle_id is not None else (None, 0, "")
         believed = reported if reported < ABSURD else 0
-        wanted = Wanted(name, MAIN, max((before or 0) + 1, now, believed + 1), task.attempt, path, length, sha256)
+        wanted = Wanted(
+            name,
+            MAIN,
+            max((before or 0) + 1, now, believed + 1),
+            task.attempt,
+            path,
+            length,
+            sha256,
+            task.force and network != "",  # an agent that does not say its network does not know the word
+            task.rollout_id,
+            keepalive_s > 0,  # the same of traces
+        )
         publication += 1
         rows.append(
             {
@@ -155,6 +186,8 @@ def assign(database: Database, connection: Connection, tasks: Iterable[Task], si
                 "created": now,
                 "publication": publication,
                 "body": sign(wanted),
+                "rollout_id": task.rollout_id,
+                "force": task.force,
             }
         )
     connection.execute(delete(assignments).where(assignments.c.device_id.in_(list(newest)), assignments.c.app == MAIN))
@@ -181,6 +214,8 @@ def _told() -> Select[Any]:
             bundles.c.manifest,
             bundles.c.manifest_size,
             applications.c.sequence.label("reported"),
+            applications.c.network,
+            devices.c.keepalive_s,
         )
         .join_from(assignments, devices)
         .join(
@@ -193,5 +228,16 @@ def _told() -> Select[Any]:
 
 def _read(row: Row[Any]) -> Told:
     path = None if row.bundle_id is None else target_path(row.product, row.version, row.target)
-    wanted = Wanted(row.name, row.app, row.sequence, row.attempt, path, row.manifest_size or 0, row.manifest or "")
+    wanted = Wanted(
+        row.name,
+        row.app,
+        row.sequence,
+        row.attempt,
+        path,
+        row.manifest_size or 0,
+        row.manifest or "",
+        row.force and row.network != "",
+        row.rollout_id,
+        row.keepalive_s > 0,
+    )
     return Told(wanted, row.created, bytes(row.body), row.publication, row.reported)

@@ -1,6 +1,6 @@
 """Owns what is known about published bundles; their bytes are files named by the manifest's hash."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,6 +77,11 @@ def find(connection: Connection, product: str, version: str, target: str) -> Pub
 def of_release(connection: Connection, product: str, version: str) -> list[PublishedBundle]:
     """Inside a change: all bundles of a release."""
     return _read(connection, _release(product, version))
+
+
+def by_id(connection: Connection, ids: Collection[int]) -> list[PublishedBundle]:
+    """Inside a change: these bundles."""
+    return _read(connection, _bundles().where(bundles.c.id.in_(sorted(ids))))
 
 
 def add(connection: Connection, bundle: NewBundle) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select
 
+from beamfleet_server.store.acts import ACTING
 from beamfleet_server.store.database import Database
 from beamfleet_server.store.tables import devices, events
 
@@ -41,6 +42,28 @@ class Event:
     data: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events somebody asks for; what is empty means all."""
+
+    device: str | None = None
+    kinds: frozenset[str] = frozenset()
+    causes: frozenset[str] = frozenset()
+    rollout: int | None = None
+
+    def takes(self, event: Event) -> bool:
+        """True for an event that is asked for."""
+        return (
+            self.device in (None, event.device)
+            and (not self.kinds or event.kind in self.kinds)
+            and (not self.causes or event.cause in self.causes)
+            and self.rollout in (None, event.rollout)
+        )
+
+
+ALL = Wanted()
+
+
 def append(database: Database, connection: Connection, new: Sequence[NewEvent]) -> None:
     """Inside a change: keep these events."""
     if new:
@@ -72,13 +95,21 @@ class Events:
         """Keep these events."""
         self._database.write(lambda connection: append(self._database, connection, new))
 
-    def after(self, last: int, limit: int, device: str | None = None) -> list[Event]:
-        """At most `limit` events with an id above `last`, oldest first."""
-        return self._read(_events(device).where(events.c.id > last).order_by(events.c.id).limit(limit))
+    def post(self, *new: NewEvent) -> None:
+        """Keep these events, without waiting for it; they are no part of what somebody does right now."""
+        acting = ACTING.set(None)
+        try:
+            self._database.submit(lambda connection: append(self._database, connection, new))
+        finally:
+            ACTING.reset(acting)
 
-    def newest(self, limit: int, device: str | None = None) -> list[Event]:
+    def after(self, last: int, limit: int, wanted: Wanted = ALL) -> list[Event]:
+        """At most `limit` events with an id above `last`, oldest first."""
+        return self._read(select_events(wanted).where(events.c.id > last).order_by(events.c.id).limit(limit))
+
+    def newest(self, limit: int, wanted: Wanted = ALL) -> list[Event]:
         """The newest events, newest first."""
-        return self._read(_events(device).order_by(events.c.id.desc()).limit(limit))
+        return self._read(select_events(wanted).order_by(events.c.id.desc()).limit(limit))
 
     def last_id(self) -> int:
         """The id of the newest event, 0 without any."""
@@ -88,7 +119,8 @@ class Events:
         return self._database.read(lambda connection: [Event(*row) for row in connection.execute(query)])
 
 
-def _events(device: str | None) -> Select[Any]:
+def select_events(wanted: Wanted) -> Select[Any]:
+    """The query whose rows are the fields of `Event`."""
     query = select(
         events.c.id,
         events.c.time,
@@ -99,4 +131,12 @@ def _events(device: str | None) -> Select[Any]:
         events.c.rollout_id,
         events.c.data,
     ).join_from(events, devices, isouter=True)
-    return query if device is None else query.where(devices.c.name == device)
+    if wanted.device is not None:
+        query = query.where(devices.c.name == wanted.device)
+    if wanted.kinds:
+        query = query.where(events.c.kind.in_(sorted(wanted.kinds)))
+    if wanted.causes:
+        query = query.where(events.c.cause.in_(sorted(wanted.causes)))
+    if wanted.rollout is not None:
+        query = query.where(events.c.rollout_id == wanted.rollout)
+    return query

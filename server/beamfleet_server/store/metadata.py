@@ -1,9 +1,9 @@
 """Owns the signed TUF metadata: the newest of each role and what devices may still ask for. Changed by
 compare-and-swap."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, Select, delete, func, insert, select
 
 from beamfleet_server.errors import ServerError
 from beamfleet_server.store.database import Database
@@ -38,6 +38,20 @@ class MetadataStore:
         """Version and bytes of the newest metadata by role."""
         return self._database.read(newest)
 
+    def dated(self) -> dict[str, tuple[int, bytes]]:
+        """When the newest metadata of each role came (Unix seconds), and its bytes."""
+        last = _last().subquery()
+        query = select(tuf_metadata).join(
+            last, (tuf_metadata.c.role == last.c.role) & (tuf_metadata.c.version == last.c.version)
+        )
+        return self._database.read(
+            lambda connection: {row.role: (row.created, bytes(row.body)) for row in connection.execute(query)}
+        )
+
+    def versions(self) -> dict[str, int]:
+        """The newest version of each role."""
+        return self._database.read(versions)
+
     def roots(self) -> list[bytes]:
         """All versions of root, oldest first."""
         query = select(tuf_metadata.c.body).where(tuf_metadata.c.role == "root").order_by(tuf_metadata.c.version)
@@ -51,19 +65,22 @@ class MetadataStore:
 
 def newest(connection: Connection) -> dict[str, tuple[int, bytes]]:
     """Inside a change: version and bytes of the newest metadata by role."""
-    versions = select(tuf_metadata.c.role, func.max(tuf_metadata.c.version).label("version")).group_by(
-        tuf_metadata.c.role
-    )
-    last = versions.subquery()
+    last = _last().subquery()
     query = select(tuf_metadata.c.role, tuf_metadata.c.version, tuf_metadata.c.body).join(
         last, (tuf_metadata.c.role == last.c.role) & (tuf_metadata.c.version == last.c.version)
     )
     return {role: (version, bytes(body)) for role, version, body in connection.execute(query)}
 
 
-def put(connection: Connection, documents: Mapping[str, tuple[int, bytes]], now: int) -> None:
-    """Inside a change: keep these new versions, and forget the oldest of what the server signs itself."""
-    for role, (version, body) in documents.items():
+def versions(connection: Connection) -> dict[str, int]:
+    """Inside a change: the newest version of each role."""
+    return {row.role: row.version for row in connection.execute(_last())}
+
+
+def put(connection: Connection, documents: Iterable[tuple[str, int, bytes]], now: int) -> None:
+    """Inside a change: keep these new versions (role, version, bytes), and forget the oldest of what the server signs
+    itself."""
+    for role, version, body in documents:
         connection.execute(insert(tuf_metadata).values(role=role, version=version, created=now, body=body))
         if role in KEPT:
             of_role = tuf_metadata.c.role == role
@@ -81,6 +98,10 @@ def add_products(connection: Connection, names: list[str], now: int) -> None:
     for name in names:
         if name not in known:
             connection.execute(insert(products).values(name=name, created=now))
+
+
+def _last() -> Select[tuple[str, int]]:
+    return select(tuf_metadata.c.role, func.max(tuf_metadata.c.version).label("version")).group_by(tuf_metadata.c.role)
 
 
 def _none(role: str) -> ServerError:

@@ -2,8 +2,9 @@
 
 Reports are idempotent, since a device repeats them until they are acknowledged: of two states the one with the higher
 (boot, seq) counts, an event is kept once, `offline` of a session counts only while no newer session is known. The
-message of a device that is not in the database changes nothing."""
+message of a device that is not in the database changes nothing. Health is `telemetry`'s, silence is `silence`'s."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,20 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, select, tuple_, update
 
+from beamfleet_server.checks.thresholds import DEFAULTS, Thresholds
+from beamfleet_server.store.clones import judge
 from beamfleet_server.store.database import Database
 from beamfleet_server.store.events import NewEvent, append
+from beamfleet_server.store.samples import Samples
+from beamfleet_server.store.seen import Sighting
+from beamfleet_server.store.silence import SILENT
 from beamfleet_server.store.tables import applications, devices, events
+from beamfleet_server.store.telemetry import UNASKED, Sample, Telemetry, fallen
 
-DEADLINE = "deadline"
-"""Why a device is shown offline that only fell silent; the next word from it brings it back."""
+LONGEST_S = 7 * 86_400
+"""What a device may say that it is silent for."""
+
+_COUNT = re.compile("[1-9][0-9]{0,17}")
 
 Key = tuple[str, str]
 """(device, app) by name."""
@@ -35,54 +44,73 @@ class Report:
 @dataclass(slots=True)
 class Outcome:
     """What a batch came to: the newest (boot, seq) that is committed for each sender that waits for it, the ids of
-    devices with a new state, and the names that are not in the database."""
+    devices with a new state, the names that are not in the database, those that two machines use at once, and what
+    belongs into the history."""
 
     acks: dict[Key, tuple[int, int]] = field(default_factory=dict)
     changed: set[int] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
+    cloned: set[str] = field(default_factory=set)
+    samples: list[Sample] = field(default_factory=list)
+
+
+def _copied(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What `applications` has of a state as columns of their own."""
+    work: Mapping[str, Any] = message["update"] or {}
+    slot, _, rest = message["failed"].partition(":")
+    attempt, _, cause = rest.partition(":")
+    return {
+        **{name: message[name] for name in ("product", "version", "manifest", "phase", "attempt", "sequence")},
+        **{name: message["inventory"].get(name) or "" for name in ("arch", "libc", "hardware", "timezone", "network")},
+        **{f"update_{name}": work.get(name, "") for name in ("phase", "manifest", "reason", "detail")},
+        "update_attempt": work.get("attempt", 0),
+        "failed_slot": slot,
+        "failed_attempt": int(attempt) if _COUNT.fullmatch(attempt) else 0,
+        "failed_cause": cause,
+    }
 
 
 class Reports:
-    """Takes reports."""
+    """Takes reports, judges health by `thresholds`, and hands its numbers to `samples`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, samples: Samples) -> None:
         self._database = database
+        self._samples = samples
+        self.thresholds = DEFAULTS
 
     def apply(self, reports: Sequence[Report], now: int) -> Outcome:
         """Commit the reports, in the order in which they came."""
-        return self._database.write(lambda connection: _Batch(self._database, connection, now).apply(reports))
 
-    def expire(self, silent_since: int, now: int) -> int:
-        """Show those offline that have not been heard since then (Unix seconds); how many they are."""
+        def change(connection: Connection) -> Outcome:
+            return _Batch(self._database, connection, self.thresholds, now).apply(reports)
 
-        def change(connection: Connection) -> int:
-            query = select(devices.c.id).where(devices.c.online, devices.c.last_seen < silent_since)
-            silent = list(connection.scalars(query))
-            values = {"online": False, "offline_reason": DEADLINE}
-            connection.execute(update(devices).where(devices.c.id.in_(silent)).values(values))
-            new = [NewEvent(now, "presence", "offline", "not heard from", device_id=device_id) for device_id in silent]
-            append(self._database, connection, new)
-            return len(silent)
-
-        return self._database.write(change)
+        outcome = self._database.write(change)
+        self._samples.take(outcome.samples, now)
+        return outcome
 
 
 class _Batch:
     """One batch inside its transaction: rows are read once, changed in memory, written once."""
 
-    def __init__(self, database: Database, connection: Connection, now: int) -> None:
+    def __init__(self, database: Database, connection: Connection, thresholds: Thresholds, now: int) -> None:
         self._database = database
         self._connection = connection
         self._now = now
+        self._telemetry = Telemetry(connection, thresholds, now)
         self._devices: dict[str, dict[str, Any]] = {}
         self._applications: dict[Key, dict[str, Any]] = {}
         self._changes: dict[tuple[str, tuple[Any, ...]], dict[str, Any]] = defaultdict(dict)
         self._events: dict[tuple[int, int, int], NewEvent] = {}
+        self._known: set[tuple[int, int, int]] = set()
         self._happened: list[NewEvent] = []
+        self._sighting = Sighting(database, connection, now)
         self._outcome = Outcome()
 
     def apply(self, reports: Sequence[Report]) -> Outcome:
         self._load({report.device for report in reports})
+        self._load_events(reports)
+        telling = {report.device for report in reports if report.kind == "health"} & self._devices.keys()
+        self._telemetry.load([self._devices[name]["id"] for name in telling])
         for report in reports:
             application = self._applications.get((report.device, report.app))
             if application is None:
@@ -91,7 +119,10 @@ class _Batch:
             self._take(report, self._devices[report.device], application)
         self._save(devices, "devices", ("id",))
         self._save(applications, "applications", ("device_id", "app"))
-        append(self._database, self._connection, self._happened + self._new_events())
+        self._telemetry.save()
+        append(self._database, self._connection, [*self._happened, *self._events.values()])
+        self._sighting.keep()
+        self._outcome.samples = self._telemetry.samples
         return self._outcome
 
     def _take(self, report: Report, device: dict[str, Any], application: dict[str, Any]) -> None:
@@ -102,66 +133,93 @@ class _Batch:
         self._heard(device)
         if report.kind == "state":
             self._state(application, message)
+            self._sighting.look(report.device, message.get("metadata"))
         elif report.kind == "event":
-            self._event(device["id"], message)
-        else:
-            self._set_application(application, **{report.kind: dict(message)})
+            self._event(application, message)
+        elif report.kind == "health":
+            self._telemetry.take(report.device, (device["id"], report.app), message, application["falls"])
+        elif report.kind == "progress":
+            self._set_application(application, progress=dict(message))
         if report.kind in ("state", "event"):
             newest = max((application["acked_boot"], application["acked_seq"]), (message["boot"], message["seq"]))
             self._set_application(application, acked_boot=newest[0], acked_seq=newest[1])
             self._outcome.acks[report.device, report.app] = newest
 
     def _presence(self, device: dict[str, Any], message: Mapping[str, Any]) -> None:
+        if message["online"]:
+            self._born(device, message.get("machine") or "", message["session"])
         if message["session"] < device["session"]:
             return
         if message["online"]:
             facts = {"agent": message["agent"], "profile": message["profile"], "last_seen": self._now}
+            facts |= {name: min(message.get(name, 0), LONGEST_S) for name in ("keepalive_s", "interval_s")}
             self._show(device, online=True, reason="", detail="")
             self._set_device(device, session=message["session"], **facts)
         else:
             self._show(device, online=False, reason=message["reason"], detail=message["reason"])
             self._set_device(device, session=message["session"])
 
+    def _born(self, device: dict[str, Any], machine: str, session: int) -> None:
+        sight = judge(device, machine, session, self._now)
+        if sight is None:
+            return
+        self._set_device(device, machines=sight.machines, returns=sight.returns)
+        if sight.told:
+            what = f"the boot {machine[:8]} came back after another: two machines use this identity"
+            self._happened.append(NewEvent(self._now, "clone", "returned", what, device_id=device["id"]))
+        if sight.live:
+            self._outcome.cloned.add(device["name"])
+
     def _heard(self, device: dict[str, Any]) -> None:
         self._set_device(device, last_seen=self._now)
-        if not device["online"] and device["offline_reason"] == DEADLINE:
+        if not device["online"] and device["offline_reason"] in SILENT:
             self._show(device, online=True, reason="", detail="heard again")
 
     def _show(self, device: dict[str, Any], *, online: bool, reason: str, detail: str) -> None:
         if device["online"] != online:
             cause = "online" if online else "offline"
             self._happened.append(NewEvent(self._now, "presence", cause, detail, device_id=device["id"]))
+            self._set_device(device, offline_since=None if online else self._now)
         self._set_device(device, online=online, offline_reason=reason)
 
     def _state(self, application: dict[str, Any], message: Mapping[str, Any]) -> None:
         if (message["boot"], message["seq"]) <= (application["state_boot"], application["state_seq"]):
             return
-        copied = {key: message[key] for key in ("product", "version", "manifest", "phase", "attempt", "sequence")}
         self._set_application(
-            application, state=dict(message), state_boot=message["boot"], state_seq=message["seq"], **copied
+            application, state=dict(message), state_boot=message["boot"], state_seq=message["seq"], **_copied(message)
         )
         self._outcome.changed.add(application["device_id"])
 
-    def _event(self, device_id: int, message: Mapping[str, Any]) -> None:
-        boot, seq = message["boot"], message["seq"]
+    def _event(self, application: dict[str, Any], message: Mapping[str, Any]) -> None:
+        key = application["device_id"], message["boot"], message["seq"]
+        if key in self._events or key in self._known:
+            return
         data = dict(message["data"]) | {"device_time": message["time"]}
         if message["slot"]:
             data["slot"] = message["slot"]
+        data.pop("evidence", None)  # a name that is ours: whoever reads it relies on its shape
+        if "evidence" in message:
+            data["evidence"] = message["evidence"]
         words = (message["kind"], message["cause"], message["detail"])
-        self._events[device_id, boot, seq] = NewEvent(self._now, *words, device_id, None, data, boot, seq)
+        self._events[key] = NewEvent(self._now, *words, key[0], None, data, *key[1:])
+        if message["kind"] == "restart" and message["cause"] in UNASKED:
+            self._set_application(application, falls=fallen(application["falls"], message["time"]))
 
-    def _new_events(self) -> list[NewEvent]:
-        keys = tuple_(events.c.device_id, events.c.boot, events.c.seq)
-        known = select(events.c.device_id, events.c.boot, events.c.seq).where(keys.in_(list(self._events)))
-        for row in self._connection.execute(known).all() if self._events else ():
-            del self._events[row.device_id, row.boot, row.seq]
-        return list(self._events.values())
+    def _load_events(self, reports: Iterable[Report]) -> None:
+        said = {
+            (self._devices[report.device]["id"], report.message["boot"], report.message["seq"])
+            for report in reports
+            if report.kind == "event" and report.device in self._devices
+        }
+        key = (events.c.device_id, events.c.boot, events.c.seq)
+        known = select(*key).where(tuple_(*key).in_(sorted(said)))
+        self._known = {(row[0], row[1], row[2]) for row in self._connection.execute(known)} if said else set()
 
     def _load(self, names: Iterable[str]) -> None:
         query = select(devices).where(devices.c.name.in_(sorted(names)))
         self._devices = {row["name"]: dict(row) for row in self._connection.execute(query).mappings()}
         by_id = {row["id"]: name for name, row in self._devices.items()}
-        columns = ("device_id", "app", "state_boot", "state_seq", "acked_boot", "acked_seq")
+        columns = ("device_id", "app", "state_boot", "state_seq", "acked_boot", "acked_seq", "falls")
         of_these = select(*(applications.c[name] for name in columns)).where(applications.c.device_id.in_(list(by_id)))
         for row in self._connection.execute(of_these).mappings():
             self._applications[by_id[row["device_id"]], row["app"]] = dict(row)

@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -112,8 +113,9 @@ denials = Table(
     Column("device_id", ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
     Column("until", BigInteger, nullable=False),
     Column("reason", String, nullable=False),
+    Column("cause", String, nullable=False, default="rate"),
 )
-"""Devices that the broker does not take for a while."""
+"""Devices that the broker does not take for a while; `cause`: `rate`, or `clone` until somebody decides."""
 
 devices = Table(
     "devices",
@@ -124,10 +126,22 @@ devices = Table(
     Column("session", BigInteger, nullable=False, default=0),
     Column("online", Boolean, nullable=False, default=False),
     Column("offline_reason", String, nullable=False, default=""),
+    Column("offline_since", BigInteger),
     Column("last_seen", BigInteger),
+    Column("keepalive_s", BigInteger, nullable=False, default=0),
+    Column("interval_s", BigInteger, nullable=False, default=0),
     Column("agent", String, nullable=False, default=""),
     Column("profile", String, nullable=False, default=""),
+    Column("machines", JSON, nullable=False, default=list),
+    Column("returns", JSON, nullable=False, default=list),
+    Column("lot", BigInteger, nullable=False, default=0),
+    Column("pinned", String, nullable=False, default=""),
+    Column("pinned_by", String, nullable=False, default=""),
 )
+"""`machines`: the newest boots that were seen under this id, `[boot id, highest session, time]`; `returns`: when one of
+them came back after another, which no single machine does. `lot`: `fleet.draw.lot` of the name. `pinned`: why rollouts
+leave it alone, empty if they do not. `keepalive_s`: it says something at least this often while it is
+online; `interval_s`: the longest time between two of its health reports; 0: it does not say."""
 
 labels = Table(
     "labels",
@@ -144,14 +158,17 @@ tokens = Table(
     Column("id", Integer, primary_key=True),
     Column("sha256", String, nullable=False, unique=True),
     Column("device", String, nullable=False),
+    Column("prefix", String, nullable=False, default=""),
     Column("labels", JSON, nullable=False),
     Column("replace", Boolean, nullable=False, default=False),
+    Column("uses", BigInteger, nullable=False, default=1),
+    Column("uses_left", BigInteger, nullable=False, default=1),
     Column("created", BigInteger, nullable=False),
+    Column("created_by", String, nullable=False, default=""),
     Column("expires", BigInteger, nullable=False),
     Column("used", BigInteger),
-    Column("key_sha256", String),
-    Column("certificate_id", ForeignKey("certificates.id")),
 )
+"""`device` is empty for a token that any new device may use whose id begins with `prefix`. `used`: the last time."""
 
 certificates = Table(
     "certificates",
@@ -159,11 +176,52 @@ certificates = Table(
     Column("id", Integer, primary_key=True),
     Column("serial", String, nullable=False, unique=True),
     Column("device_id", ForeignKey("devices.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("authority", String, nullable=False, default=""),
     Column("not_before", BigInteger, nullable=False),
     Column("not_after", BigInteger, nullable=False),
     Column("revoked", BigInteger),
+    Column("first_used", BigInteger),
+    Column("used", BigInteger),
     Column("der", LargeBinary, nullable=False),
 )
+"""`first_used` and `used` are times of HTTPS requests; the second is written at most once a day."""
+
+token_uses = Table(
+    "token_uses",
+    metadata,
+    Column("certificate_id", ForeignKey("certificates.id", ondelete="CASCADE"), primary_key=True),
+    Column("token_id", ForeignKey("tokens.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("key_sha256", String, nullable=False),
+)
+"""What tokens were spent for, so that an answer that was lost can be given again."""
+
+enrolment_requests = Table(
+    "enrolment_requests",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("device", String, nullable=False),
+    Column("key_sha256", String, nullable=False),
+    Column("address", String, nullable=False, index=True),
+    Column("created", BigInteger, nullable=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("state", String, nullable=False),
+    Column("replace", Boolean, nullable=False, default=False),
+    Column("decided_by", String, nullable=False, default=""),
+    Column("decided", BigInteger),
+    Column("certificate_id", ForeignKey("certificates.id", ondelete="CASCADE")),
+    UniqueConstraint("device", "key_sha256"),
+)
+"""Devices without a token that wait for a person."""
+
+authorities = Table(
+    "authorities",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("state", String, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("der", LargeBinary, nullable=False),
+)
+"""The fleet's authorities: `active` (one: it signs), `trusted`, `retired`. Their keys are files."""
 
 products = Table(
     "products",
@@ -181,6 +239,25 @@ tuf_metadata = Table(
     Column("created", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
 )
+
+seen_metadata = Table(
+    "seen_metadata",
+    metadata,
+    Column("role", String, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("device", String, nullable=False),
+    Column("time", BigInteger, nullable=False),
+)
+"""The highest version of each role that a device has reported and that was above ours then: we had it once."""
+
+expiries_told = Table(
+    "expiries_told",
+    metadata,
+    Column("what", String, primary_key=True),
+    Column("expires", BigInteger, nullable=False),
+    Column("state", String, nullable=False),
+)
+"""Of what an event says already that it is `due` or `expired`, so that it is said once."""
 
 bundles = Table(
     "bundles",
@@ -215,12 +292,26 @@ applications = Table(
     Column("manifest", String, nullable=False, default=""),
     Column("phase", String, nullable=False, default=""),
     Column("attempt", BigInteger, nullable=False, default=0),
+    Column("arch", String, nullable=False, default=""),
+    Column("libc", String, nullable=False, default=""),
+    Column("hardware", String, nullable=False, default=""),
+    Column("timezone", String, nullable=False, default=""),
+    Column("network", String, nullable=False, default=""),
+    Column("update_phase", String, nullable=False, default=""),
+    Column("update_manifest", String, nullable=False, default=""),
+    Column("update_attempt", BigInteger, nullable=False, default=0),
+    Column("update_reason", String, nullable=False, default=""),
+    Column("update_detail", String, nullable=False, default=""),
+    Column("failed_slot", String, nullable=False, default=""),
+    Column("failed_attempt", BigInteger, nullable=False, default=0),
+    Column("failed_cause", String, nullable=False, default=""),
     Column("state", JSON),
     Column("progress", JSON),
-    Column("health", JSON),
+    Column("falls", JSON, nullable=False, default=list),
 )
-"""The newest word of each application of each device; `state`, `progress`, `health` are the messages as they came. A
-`_seq` of -1: nothing has come yet."""
+"""The newest word of each application of each device; `state` and `progress` are the messages as they came, and the
+columns before them are copied out of `state` for those who look at many devices at once. A `_seq` of -1: nothing has
+come yet. `falls`: when it ended last without being asked to."""
 
 assignments = Table(
     "assignments",
@@ -233,6 +324,8 @@ assignments = Table(
     Column("created", BigInteger, nullable=False),
     Column("publication", BigInteger, nullable=False, unique=True),
     Column("body", LargeBinary, nullable=False),
+    Column("rollout_id", ForeignKey("rollouts.id", ondelete="SET NULL")),
+    Column("force", Boolean, nullable=False, default=False),
 )
 """The newest assignment of each application of each device. `publication` grows with each one that is signed."""
 
@@ -243,15 +336,29 @@ rollouts = Table(
     Column("key", String, unique=True),
     Column("product", String, nullable=False),
     Column("version", String, nullable=False),
-    Column("selector", String, nullable=False),
-    Column("canary", BigInteger, nullable=False),
+    Column("plan", JSON, nullable=False),
+    Column("kind", String, nullable=False, default="update"),
+    Column("of_id", BigInteger),
+    Column("priority", BigInteger, nullable=False, default=0),
     Column("note", String, nullable=False),
+    Column("by", String, nullable=False, default=""),
     Column("state", String, nullable=False, index=True),
-    Column("phase", String, nullable=False),
     Column("reason", String, nullable=False),
+    Column("paused_reason", String, nullable=False, default=""),
+    Column("phase", Integer, nullable=False, default=0),
+    Column("phase_since", BigInteger, nullable=False, default=0),
+    Column("proved_since", BigInteger),
+    Column("gate", String, nullable=False, default=""),
+    Column("forgiven", BigInteger, nullable=False, default=0),
     Column("created", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False, default=0),
     Column("finished", BigInteger),
 )
+"""What was asked for and how far it is. `plan` is `fleet.plan.Plan` as JSON, `phase` the index into its phases, `kind`
+`update` or `undo` (of `of_id`), `proved_since` when the phase had the successes it needs, `forgiven` how many bad
+devices a person has seen and gone on, `reason` why it ended or was halted."""
+
+LACKING = text("bundle_id IS NULL")
 
 rollout_devices = Table(
     "rollout_devices",
@@ -259,13 +366,52 @@ rollout_devices = Table(
     Column("rollout_id", ForeignKey("rollouts.id", ondelete="CASCADE"), primary_key=True),
     Column("device_id", ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True, index=True),
     Column("bundle_id", ForeignKey("bundles.id")),
+    Column("before_id", ForeignKey("bundles.id")),
     Column("attempt", BigInteger, nullable=False),
+    Column("phase", Integer),
+    Column("draw", BigInteger, nullable=False, default=0),
     Column("state", String, nullable=False),
-    Column("canary", Boolean, nullable=False),
-    Column("offered", Boolean, nullable=False),
     Column("reason", String, nullable=False),
+    Column("detail", String, nullable=False, default=""),
+    Column("evidence", Boolean, nullable=False, default=False),
+    Column("heard", Boolean, nullable=False, default=True),
+    Column("withdrawal", Boolean, nullable=False, default=False),
+    Column("step", Boolean, nullable=False, default=False),
+    Column("tries", BigInteger, nullable=False, default=0),
+    Column("next_try", BigInteger),
+    Column("offered_at", BigInteger),
+    Column("deadline", BigInteger),
     Column("updated", BigInteger, nullable=False),
+    Index(None, "rollout_id", "phase", "state"),
+    Index(None, "rollout_id", "state", "draw"),
+    Index(
+        "ix_rollout_devices_withdrawal",
+        "rollout_id",
+        sqlite_where=text("withdrawal = 1"),
+        postgresql_where=text("withdrawal"),
+    ),
+    Index("ix_rollout_devices_unresolved", "rollout_id", "device_id", sqlite_where=LACKING, postgresql_where=LACKING),
 )
+"""The members of rollouts. `bundle_id`: what it shall run, or the stepping stone on the way (`step`); `before_id`: what
+it ran when it was offered something first. `phase`: the one in which it has its place. `evidence`: its end says
+something against the release. `heard`: of those of its device it is the one that was joined last, which is told by it.
+`withdrawal`: it was superseded, and its device has still to be told so. `tries`: retries that it had; `offered_at`,
+`deadline`: of the newest offer."""
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("manifest", String, primary_key=True),
+    Column("product", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("rollout_id", ForeignKey("rollouts.id", ondelete="SET NULL")),
+    Column("time", BigInteger, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("evidence", String, nullable=False, default=""),
+    Column("lifted_by", String, nullable=False, default=""),
+    Column("lifted", BigInteger),
+)
+"""Bundles that no rollout offers until a person lifts it (`lifted`)."""
 
 events = Table(
     "events",

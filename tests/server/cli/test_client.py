@@ -145,8 +145,8 @@ def test_lists_are_read_page_by_page(api: ScriptedApi, client: Client) -> None:
     api.script(Answer({"items": [{"id": 1}, {"id": 2}], "next": "abc"}), Answer({"items": [{"id": 3}], "next": None}))
     assert [item["id"] for item in client.pages("/devices", {"selector": "site=berlin"})] == [1, 2, 3]
     assert api.paths == [
-        "/api/v1/devices?selector=site%3Dberlin&limit=500",
-        "/api/v1/devices?selector=site%3Dberlin&limit=500&cursor=abc",
+        "/api/v1/devices?selector=site%3Dberlin&limit=1000",
+        "/api/v1/devices?selector=site%3Dberlin&limit=1000&cursor=abc",
     ]
 
 

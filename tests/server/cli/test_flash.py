@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from beamfleet_bundles import pki
 from beamfleet_server.cli.flash import addresses
 
 from tests.server.cli.api_script import make_certificate
@@ -23,14 +24,18 @@ def test_a_flashed_directory_knows_the_fleet_and_has_a_token_for_itself(
     fleet: Fleet, owner: Operator, capsys: Capture, tmp_path: Path
 ) -> None:
     root = tmp_path / "device"
-    done = owner.run(*words(root, "flashed-1", "-l", "site=berlin", "--env", "PORT=8080"), "-o", "json", capsys=capsys)
+    more = ("-l", "site=berlin", "--env", "PORT=8080", "--network", "cellular", "--profile", "metered")
+    done = owner.run(*words(root, "flashed-1", *more), "-o", "json", capsys=capsys)
     assert (done.code, done.json["enrolled"]) == (0, False)
     assert (root / "etc/beamfleet/ca.pem").read_bytes() == (fleet.data / "ca.pem").read_bytes()
     pinned = owner.directory / "keys/default/root.json"
     assert (root / "etc/beamfleet/root.json").read_bytes() == pinned.read_bytes()
     assert "PORT=8080" in (root / "etc/beamfleet/app.env").read_text()
+    settings = (root / "etc/beamfleet/agent.toml").read_text()
     for name in ("devices", "enrolment", "mqtt"):
-        assert fleet.address(name).removeprefix("https://") in (root / "etc/beamfleet/agent.toml").read_text()
+        assert fleet.address(name).removeprefix("https://") in settings
+    assert 'network = "cellular"' in settings
+    assert 'profile = "metered"\nhealth_interval_s = 0\n' in settings
     token = (root / IDENTITY / "token").read_text().strip()
     assert token
     assert token not in done.out + done.err
@@ -65,9 +70,37 @@ def test_a_token_of_one_s_own_is_used_and_none_is_made(owner: Operator, capsys: 
     assert (tmp_path / "device" / IDENTITY / "token").read_text() == file.read_text()
 
 
+def test_a_device_that_is_to_be_accepted_gets_no_token(owner: Operator, capsys: Capture, tmp_path: Path) -> None:
+    root = tmp_path / "device"
+    assert owner.run(*words(root, "flashed-10", "--approval"), capsys=capsys).code == 0
+    assert list((root / IDENTITY).iterdir()) == []
+
+
+def test_an_identity_that_was_made_elsewhere_is_laid_down_whole(
+    owner: Operator, capsys: Capture, tmp_path: Path
+) -> None:
+    root, made = tmp_path / "device", tmp_path / "made"
+    done = owner.run("device", "provision", "flashed-11", "--out", str(made), capsys=capsys)
+    assert done.code == 0, done.err
+    pair = ["--cert", str(made / "flashed-11/cert.pem"), "--key", str(made / "flashed-11/key.pem")]
+    for _ in range(2):
+        assert owner.run(*words(root, "flashed-11", *pair), capsys=capsys).code == 0
+    laid = (root / IDENTITY / "pair.pem").read_bytes()
+    assert pki.read_certificate(pki.read_pair(laid, "pair.pem")[0]).name == "flashed-11"
+    assert (root / IDENTITY / "pair.pem").stat().st_mode & 0o777 == 0o600
+    assert owner.run("device", "provision", "flashed-12", "--out", str(made), capsys=capsys).code == 0
+    other = ["--cert", str(made / "flashed-12/cert.pem"), "--key", str(made / "flashed-12/key.pem")]
+    for more, code in ((other, "setup.words"), ([*pair[:3], other[3]], "setup.words")):
+        refused = owner.run(*words(root, "flashed-11", *more), capsys=capsys)
+        assert (refused.code, code_of(refused)) == (1, code)
+    assert (root / IDENTITY / "pair.pem").read_bytes() == laid
+
+
 @pytest.mark.parametrize(
     ("more", "code"),
     [
+        (["--cert", "c.pem"], "usage.identity"),
+        (["--approval", "--token-file", "token"], "usage.identity"),
         (["--env", "NOVALUE"], "usage.environment"),
         (["--env", "A B=c"], "usage.environment"),
         (["--env-file", "/nowhere/app.env"], "file.unreadable"),

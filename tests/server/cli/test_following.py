@@ -33,13 +33,36 @@ class Time:
 RUNNING = Answer(rollout(device("a", "trial")))
 
 
-@pytest.mark.parametrize(("state", "code"), [("completed", 0), ("halted", 3), ("aborted", 4)])
+@pytest.mark.parametrize(("state", "code"), [("completed", 0), ("halted", 3), ("aborted", 4), ("expired", 5)])
 def test_the_exit_code_says_how_the_rollout_ended(api: ScriptedApi, state: str, code: int) -> None:
     time, stream = Time(), io.StringIO()
     api.script(RUNNING, RUNNING, Answer(rollout(device("a", "committed"), state=state, phase="done")))
     ended, exit_code = follow(api.client(time.pause, time.clock), 7, Lines(stream), pause=time.pause, clock=time.clock)
     assert (exit_code, ended["state"]) == (code, state)
-    assert api.paths == ["/api/v1/rollouts/7"] * 3
+    assert api.paths == ["/api/v1/rollouts/7?devices=100"] * 3
+
+
+def test_a_pause_and_a_gate_are_said_once_each_and_waited_out(api: ScriptedApi) -> None:
+    time, stream = Time(), io.StringIO()
+    paused = Answer(rollout(device("a", "trial"), state="paused"))
+    gate = Answer({**rollout(device("a", "committed")), "gate": "waiting"})
+    ended = Answer(rollout(device("a", "committed"), state="completed", phase="done"))
+    api.script(RUNNING, paused, paused, RUNNING, gate, gate, ended)
+    _, code = follow(api.client(time.pause, time.clock), 7, Lines(stream), pause=time.pause, clock=time.clock)
+    assert code == 0
+    said = [line for line in lines(stream) if "beamfleet rollout" in line]
+    assert said == [
+        "rollout 7: paused; beamfleet rollout resume 7 goes on",
+        "rollout 7: canary is proven; beamfleet rollout approve 7 opens the gate to the next phase",
+    ]
+
+
+def test_a_large_rollout_is_asked_for_less_often(api: ScriptedApi) -> None:
+    time = Time()
+    large = {**rollout(device("a", "trial")), "counts": {"pending": 100_000}}
+    api.script(*[Answer(large)] * 5, Answer({**large, "state": "aborted"}))
+    follow(api.client(time.pause, time.clock), 7, Lines(io.StringIO()), pause=time.pause, clock=time.clock)
+    assert time.now == 25
 
 
 def test_a_deadline_ends_the_waiting_with_code_5(api: ScriptedApi) -> None:
@@ -134,3 +157,27 @@ def test_an_interrupt_says_how_to_go_on_and_leaves_the_rollout_alone(
     assert "beamfleet rollout status 7 --watch" in err
     assert "Traceback" not in err
     assert {request.method for request in api.requests} == {"GET"}
+
+
+def test_of_many_that_were_skipped_some_are_named_and_the_way_to_the_others() -> None:
+    stderr = io.StringIO()
+    skipped = [device(f"b-{number:02}", "skipped", reason="target") for number in range(30)]
+    conclude(Output(io.StringIO(), stderr), rollout(*skipped, state="completed"), 0)
+    assert len(lines(stderr)) == 11
+    assert lines(stderr)[-1] == "and 20 more: beamfleet rollout devices 7 --state skipped"
+
+
+def test_a_rollout_that_has_expired_says_so_and_not_that_somebody_waited_too_short() -> None:
+    stderr = io.StringIO()
+    conclude(Output(io.StringIO(), stderr), rollout(device("a"), state="expired"), 5)
+    assert "has expired" in lines(stderr)[-2]
+    assert "rollout.deadline" in lines(stderr)[-2]
+
+
+def test_the_reasons_of_what_went_wrong_are_told_at_the_end() -> None:
+    stderr = io.StringIO()
+    reasons = [{"state": "reverted", "reason": "crash", "count": 3, "example": "gw-7"}]
+    conclude(
+        Output(io.StringIO(), stderr), {**rollout(device("gw-7", "reverted"), state="halted"), "reasons": reasons}, 3
+    )
+    assert lines(stderr)[0] == "3 reverted: crash, for example gw-7"

@@ -2,9 +2,25 @@ import io
 from typing import Any
 
 import pytest
-from beamfleet_server.cli.progress import Bars, Lines, describe, percent, progress_on, summary, watched
+from beamfleet_server.cli.pace import WINDOW_S, Pace
+from beamfleet_server.cli.progress import (
+    BARS,
+    Bars,
+    Lines,
+    describe,
+    percent,
+    progress_on,
+    rows,
+    share,
+    standing,
+    summary,
+    watched,
+)
+from beamfleet_server.cli.quantities import show_time
 
 from tests.server.cli.terminal import Screen, lines
+
+SOAKED = "2026-01-01T00:00:00Z"
 
 
 def device(name: str = "gw-1", state: str = "pending", **facts: Any) -> dict[str, Any]:
@@ -28,7 +44,7 @@ def test_a_device_only_moves_forward_on_its_way_to_committed() -> None:
         device(state="downloading", done=0, total=100),
         device(state="downloading", done=50, total=100),
         device(state="downloading", done=100, total=100),
-        device(state="verified"),
+        device(state="verifying"),
         device(state="staged"),
         device(state="swapping"),
         device(state="trial"),
@@ -41,7 +57,7 @@ def test_a_device_only_moves_forward_on_its_way_to_committed() -> None:
 
 
 def test_a_device_that_claims_more_bytes_than_there_are_does_not_pass_the_next_step() -> None:
-    assert percent(device(state="downloading", done=10**12, total=1)) <= percent(device(state="verified"))
+    assert percent(device(state="downloading", done=10**12, total=1)) <= percent(device(state="verifying"))
 
 
 @pytest.mark.parametrize(
@@ -114,3 +130,109 @@ def test_of_a_large_fleet_those_on_their_way_and_those_that_failed_are_watched()
     names = {one["id"] for one in watched(fleet, 24)}
     assert len(names) == 24
     assert {"late", "broken"} <= names
+
+
+class Clock:
+    """Stands until somebody moves it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def large(committed: int, total: int = 100_000, **facts: Any) -> dict[str, Any]:
+    """A large rollout as the API gives it: all of the counts, some of the devices."""
+    shown = [device(f"gw-{number:05}", "downloading", done=1, total=9) for number in range(100)]
+    counts = {"pending": total - committed - 100, "downloading": 100, "committed": committed}
+    phases = [
+        {"name": "canary", "size": 10, "state": "done", "counts": {"committed": 10}},
+        {"name": "rest", "size": total - 10, "state": "current", "counts": {"downloading": 100}},
+    ]
+    return {**rollout(*shown, phase="rest"), "counts": counts, "phases": phases, **facts}
+
+
+def test_a_large_rollout_is_a_line_each_ten_seconds_with_its_pace_and_what_is_left() -> None:
+    stream, clock = io.StringIO(), Clock()
+    shown = Lines(stream, clock)
+    for second in range(61):
+        clock.now = float(second)
+        shown.show(large(committed=100 * second))
+    assert len(lines(stream)) == 7
+    assert lines(stream)[-1].endswith("6000 committed, 6000 a minute, about 15m 40s to go")
+
+
+def test_each_reason_for_what_went_wrong_is_a_line_once() -> None:
+    stream, clock = io.StringIO(), Clock()
+    shown = Lines(stream, clock)
+    crash = {"state": "reverted", "reason": "crash", "count": 3, "example": "gw-7"}
+    held = {"state": "pending", "reason": "held", "count": 9, "example": "gw-9"}
+    for count in range(3, 6):
+        shown.show(large(committed=10, reasons=[{**crash, "count": count}, held]))
+    assert lines(stream)[1:] == ["3 reverted: crash, for example gw-7"]
+
+
+def test_bars_of_a_large_rollout_are_few_and_name_phases_reasons_and_a_sum() -> None:
+    drawn = rows(large(committed=40_000))
+    assert len(drawn) <= 10
+    assert [name for name, _, _ in drawn][:2] == ["  canary", "> rest"]
+    assert drawn[-1][0] == "and 99994 more"
+    assert 40 <= drawn[-1][1] <= 41
+    out = Screen()
+    bars = Bars(out)
+    bars.show(large(committed=5, reasons=[{"state": "failed", "reason": "disk", "count": 3, "example": "gw-7"}]))
+    bars.close()
+    for word in ("canary", "rest", "3 failed: disk, for example gw-7"):
+        assert word in out.getvalue()
+
+
+def test_of_a_large_rollout_no_device_has_a_bar_that_is_where_it_should_be() -> None:
+    dull = [device(f"gw-{number}", "committed") for number in range(50)]
+    names = [name for name, _, _ in rows({**large(committed=5), "devices": [*dull, device("bad", "reverted")]})]
+    assert names[2:] == ["bad", "and 99999 more"]
+
+
+def test_every_device_of_a_small_fleet_has_a_bar() -> None:
+    assert len(rows(rollout(*[device(f"gw-{number}") for number in range(BARS)]))) == BARS
+
+
+def test_a_phase_is_as_far_as_its_devices_are_together() -> None:
+    assert share({"committed": 5, "trial": 5}, 10) == 97.5
+    assert share({}, 10) == 0
+    assert share({"committed": 20}, 10) == 100
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"state": "paused", "reason": "lunch"}, "paused (lunch); beamfleet rollout resume 7"),
+        ({"gate": "waiting"}, "canary is proven; beamfleet rollout approve 7"),
+        (
+            {"soak_until": SOAKED},
+            f"canary is committed and soaks until {show_time(SOAKED)}",
+        ),
+        ({}, ""),
+        ({"state": "halted", "gate": "waiting"}, ""),
+    ],
+)
+def test_what_a_rollout_waits_for_is_told_with_what_ends_it(facts: dict[str, Any], words: str) -> None:
+    told = standing({**rollout(device()), **facts})
+    assert told.startswith(words)
+    assert bool(told) == bool(words)
+
+
+def test_the_pace_is_that_of_the_last_minutes() -> None:
+    pace = Pace()
+    assert (pace.per_minute, pace.left_s(5)) == (0, None)
+    pace.add(0, 0)
+    pace.add(5, 50)
+    assert pace.per_minute == 0, "too early to say"
+    pace.add(60, 60)
+    assert pace.per_minute == 60
+    assert pace.left_s(30) == 30
+    for second in range(60, 60 + int(WINDOW_S) + 60, 10):
+        pace.add(second, 60)
+    assert pace.per_minute == 0, "it stands"
+    pace.add(1000, 10)
+    assert pace.per_minute == 0, "somebody tried devices again"

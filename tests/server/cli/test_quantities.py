@@ -1,8 +1,18 @@
 from datetime import UTC, datetime
+from time import tzset
+from zoneinfo import ZoneInfo
 
 import pytest
 from beamfleet_server.cli.errors import CommandError
-from beamfleet_server.cli.quantities import parse_duration, show_bytes, show_duration, show_since
+from beamfleet_server.cli.quantities import (
+    parse_duration,
+    show_bytes,
+    show_duration,
+    show_share,
+    show_since,
+    show_time,
+    show_times,
+)
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -51,6 +61,45 @@ def test_a_duration_is_shown_in_its_two_largest_units(seconds: int, text: str) -
 )
 def test_a_time_is_shown_as_how_long_ago_it_was(time: str | None, text: str) -> None:
     assert show_since(time, NOW) == text
+
+
+@pytest.mark.parametrize(
+    ("time", "zone", "text"),
+    [
+        ("2026-01-15T08:00:00Z", "Europe/Berlin", "2026-01-15 09:00:00 CET"),
+        ("2026-07-15T08:00:00Z", "Europe/Berlin", "2026-07-15 10:00:00 CEST"),
+        ("2026-01-15T08:00:00Z", "America/New_York", "2026-01-15 03:00:00 EST"),
+        ("2026-01-15T08:00:00+02:00", "UTC", "2026-01-15 06:00:00 UTC"),
+        (None, "UTC", ""),
+        ("yesterday", "UTC", "yesterday"),
+    ],
+)
+def test_a_time_is_shown_on_the_clock_of_the_viewer(time: str | None, zone: str, text: str) -> None:
+    assert show_time(time, ZoneInfo(zone)) == text
+
+
+def test_times_within_a_text_are_shown_so_too_and_nothing_else() -> None:
+    told = "since 2026-01-15T08:00:00Z: nothing was heard; heard last 2026-01-15T07:58:00Z, serial 2026-01-15"
+    assert show_times(told, ZoneInfo("Europe/Berlin")) == (
+        "since 2026-01-15 09:00:00 CET: nothing was heard; heard last 2026-01-15 08:58:00 CET, serial 2026-01-15"
+    )
+
+
+def test_the_viewers_clock_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "EST5")
+            tzset()
+            assert show_time("2026-01-15T08:00:00Z") == "2026-01-15 03:00:00 EST"
+    finally:
+        tzset()
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"), [(0, 10, "0 %"), (1, 3, "33 %"), (3, 1000, "0.3 %"), (10, 10, "100 %"), (1, 0, "0 %")]
+)
+def test_a_share_is_a_percentage_also_of_nothing(part: int, whole: int, text: str) -> None:
+    assert show_share(part, whole) == text
 
 
 @pytest.mark.parametrize(

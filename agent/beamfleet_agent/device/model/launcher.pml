@@ -26,7 +26,7 @@
 #define NO_VM 2                 /* 0 and 1 are the two VMs that there may be */
 
 mtype = { none, trial, committed, reverted, fallback }          /* phase */
-mtype = { swap, confirm, rollback, stop, start }                /* verbs of requests */
+mtype = { swap, confirm, rollback, stop, start, restart }       /* verbs of requests */
 mtype = { nothing, post_swap, commit_, revert_ }                /* due, point */
 mtype = { clean, this_boot, earlier_boot }                      /* boot_id */
 mtype = { gone, forked, noted, ours, running, ended }   /* stage of a VM: no vm.pid yet, written, ... */
@@ -147,6 +147,8 @@ inline request() {
   :: asks(rollback) && my.phase == trial -> revert(1)
   :: asks(rollback) && my.phase != trial && my.previous != NONE -> swap_to(my.previous, 0)
   :: asks(stop) -> my.stopped = 1
+  :: asks(restart) && my.phase != trial && vm != NO_VM && my.slot == requests[n].id && vm == requests[n].try ->
+    my.boots = 0; again = 1
   :: asks(start) && my.stopped -> my.stopped = 0; my.boots = 0; counted = 0
   :: else                       /* refused, or it is so already */
   fi
@@ -228,7 +230,7 @@ proctype launcher(byte me) {
   Boot my;
   byte vm = NO_VM, n, was;
   mtype hook = nothing;
-  bit leaving, dirty, late, counted;
+  bit leaving, dirty, late, counted, again;
   d_step { copy(my, nothing_read) };
 end_idle:
   atomic {
@@ -291,8 +293,8 @@ loop:
         was = my.slot + 4 * my.stopped;
         request();
         my.last_request = n; write_state();
-        if :: dirty -> copy(my, seen) :: else fi;
-        was = (was != my.slot + 4 * my.stopped)
+        if :: dirty -> copy(my, seen); again = 0 :: else fi;
+        was = (was != my.slot + 4 * my.stopped || again); again = 0
       :: else -> goto answered
       fi };
     sync_state();
@@ -442,6 +444,8 @@ end_agent:
       :: requests[number].verb = rollback
       :: !seen.stopped -> requests[number].verb = stop
       :: seen.stopped -> requests[number].verb = start
+      :: seen.phase != trial && up(seen.starts) ->                /* a probe of the release failed */
+        requests[number].verb = restart; requests[number].id = seen.slot; requests[number].try = seen.starts
       fi;
       requests[number].disk = 0; requests[number].seen = 1 }
   /* sync, ring */

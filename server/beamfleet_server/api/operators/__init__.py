@@ -1,6 +1,6 @@
 """The operators' API, `/api/v1`: the application and what all of its routes share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from beamfleet_server import __version__
 from beamfleet_server.api import pages, problems
 from beamfleet_server.api.authentication import Authentication
+from beamfleet_server.api.development import DevelopmentMark
 from beamfleet_server.api.guard import Guard, operation_of, stand
 from beamfleet_server.api.limits import AddressRate, BodyLimit
 from beamfleet_server.api.permissions import NEEDED
@@ -40,12 +41,13 @@ def application(
     store: Store,
     clock: Clock,
     provider: Provider | None,
+    development: Callable[[], bool],
     rates: Rates,
     routers: Iterable[APIRouter],
     streamed: Iterable[str],
 ) -> FastAPI:
     """The ASGI application; `streamed` are paths below the prefix that limit their bodies themselves; `rates`: how
-    often one address may ask."""
+    often one address may ask; `development`: whether the fleet's keys are made for that."""
     app = Operators(
         title="beamfleet",
         version=__version__,
@@ -57,10 +59,11 @@ def application(
     )
     problems.install(app)
     stand(app, guard)
-    pages.install(app, store, authentication, clock, provider)
+    pages.install(app, store, authentication, clock, provider, development)
     for router in routers:
         app.include_router(router, prefix=PREFIX, dependencies=[Depends(authentication)])
     app.openapi()
     app.add_middleware(BodyLimit, limit=LARGEST_BODY, streamed=[PREFIX + path for path in streamed])
     app.add_middleware(AddressRate, rates=rates)
+    app.add_middleware(DevelopmentMark, development=development)
     return app

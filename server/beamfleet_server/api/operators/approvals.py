@@ -8,16 +8,17 @@ from beamfleet_server.api import problems
 from beamfleet_server.api.authentication import Authentication
 from beamfleet_server.api.guard import router as guarded
 from beamfleet_server.api.operators.cursors import Cursor, Limit, Number, number
-from beamfleet_server.api.operators.rollouts import described_rollout
-from beamfleet_server.api.schemas import Approval, Page, Rollout
+from beamfleet_server.api.operators.rollouts import STARTING, told
+from beamfleet_server.api.rollout_schemas import Approval, Rollout
+from beamfleet_server.api.schemas import Page
 from beamfleet_server.clock import Clock, rfc3339
+from beamfleet_server.fleet.plan import Plan
 from beamfleet_server.store import Store
 from beamfleet_server.store.approvals import PENDING
 from beamfleet_server.store.approvals import Approval as KeptApproval
 from beamfleet_server.store.operators import Operator
 
 REFUSED = ("approval.unknown", "approval.decided", "approval.own")
-STARTING = ("release.unknown", "rollout.no_devices", "rollout.no_target")
 
 
 def router(store: Store, authentication: Authentication, clock: Clock) -> APIRouter:
@@ -35,7 +36,8 @@ def router(store: Store, authentication: Authentication, clock: Clock) -> APIRou
     @routes.post("/approvals/{approval}/approve", status_code=201, responses=problems.told(*REFUSED, *STARTING))
     def approve(approval: Number, operator: Admitted) -> Rollout:
         """Start the rollout that another operator asked for."""
-        return described_rollout(store, store.approvals.approve(approval, operator.name, clock()))
+        now = clock()
+        return told(store, store.approvals.approve(approval, operator.name, now), now)
 
     @routes.post("/approvals/{approval}/reject", responses=problems.told("approval.unknown", "approval.decided"))
     def reject(approval: Number, operator: Admitted) -> Approval:
@@ -47,13 +49,14 @@ def router(store: Store, authentication: Authentication, clock: Clock) -> APIRou
 
 
 def _described(kept: KeptApproval, now: int) -> Approval:
+    plan = Plan.parse(kept.plan)
     return Approval(
         id=kept.id,
-        product=kept.plan["product"],
-        version=kept.plan["version"],
-        selector=kept.plan["selector"],
-        canary=kept.plan["canary"],
-        note=kept.plan["note"],
+        product=plan.product,
+        version=plan.version,
+        selector=str(plan.devices),
+        note=plan.note,
+        plan=dict(kept.plan),
         devices=kept.devices,
         asked_by=kept.asked_by,
         created=rfc3339(kept.created),

@@ -1,21 +1,27 @@
-"""Owns the routes of devices: the list, one of them, labels, commands."""
+"""Owns the routes of devices: the list, one of them, labels, commands, certificates."""
 
 import asyncio
 import secrets
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
-from beamfleet_bundles import messages, topics
-from beamfleet_bundles.names import check_label
-from fastapi import APIRouter, Query
+from beamfleet_bundles import messages, pki, topics
+from beamfleet_bundles.names import check_device, check_label
+from cryptography.hazmat.primitives.serialization import Encoding
+from fastapi import APIRouter, Query, Response
 
 from beamfleet_server.api import problems
 from beamfleet_server.api.guard import router as guarded
+from beamfleet_server.api.identity_schemas import IssuedCertificate, NewCertificate, Revocation, Revoked
+from beamfleet_server.api.operators import device_list
 from beamfleet_server.api.operators.cursors import Cursor, Limit
 from beamfleet_server.api.operators.events import described as described_event
+from beamfleet_server.api.operators.health import details as health_details
 from beamfleet_server.api.schemas import (
     Certificate,
     Command,
+    Denial,
     Device,
     DeviceDetails,
     Ended,
@@ -23,15 +29,18 @@ from beamfleet_server.api.schemas import (
     NewCommand,
     Page,
     Update,
-    Verdict,
 )
+from beamfleet_server.authorities import Authorities
 from beamfleet_server.broker.client import BrokerClient
 from beamfleet_server.clock import Clock, rfc3339
 from beamfleet_server.errors import ServerError
+from beamfleet_server.evidence import EvidenceFiles
 from beamfleet_server.fleet.selector import Selector
 from beamfleet_server.store import Store
 from beamfleet_server.store.acts import about
 from beamfleet_server.store.devices import Device as KnownDevice
+from beamfleet_server.store.events import Wanted
+from beamfleet_server.store.gate import FOR_EVER
 
 UNKNOWN = problems.told("device.unknown")
 HISTORY = 20
@@ -39,23 +48,24 @@ COMMAND_EXPIRY_S = 60
 APP = "main"
 
 
-def router(store: Store, client: BrokerClient, clock: Clock) -> APIRouter:
+def router(
+    store: Store, authorities: Authorities, client: BrokerClient, evidence: EvidenceFiles, clock: Clock
+) -> APIRouter:
     """`/devices`."""
     routes = guarded("devices")
 
-    @routes.get("/devices")
+    @routes.get("/devices", response_model=Page[Device])
     def listed(
         selector: Annotated[str, Query(max_length=2000)] = "", cursor: Cursor = None, limit: Limit = 100
-    ) -> Page[Device]:
+    ) -> Response:
         """The devices that a selector means, by id."""
         rows = store.devices.page(Selector.parse(selector), cursor or "", limit + 1)
-        items = [Device(**_described(row)) for row in rows[:limit]]
-        return Page(items=items, next=items[-1].id if len(rows) > limit else None)
+        return Response(device_list.encode(rows, limit), media_type="application/json")
 
     @routes.get("/devices/{device}", responses=UNKNOWN)
     def one(device: str) -> DeviceDetails:
         """Everything that is known about a device."""
-        return _details(store, store.devices.find(device))
+        return details(store, store.devices.find(device))
 
     @routes.patch("/devices/{device}", responses=UNKNOWN)
     def label(device: str, changes: LabelChanges) -> DeviceDetails:
@@ -65,7 +75,7 @@ def router(store: Store, client: BrokerClient, clock: Clock) -> APIRouter:
         said = (f"{key}-" if value is None else f"{key}={value}" for key, value in changes.labels.items())
         about(device, ", ".join(said))
         store.devices.set_labels(device, changes.labels)
-        return _details(store, store.devices.find(device))
+        return details(store, store.devices.find(device))
 
     @routes.post(
         "/devices/{device}/command",
@@ -85,10 +95,49 @@ def router(store: Store, client: BrokerClient, clock: Clock) -> APIRouter:
         await client.publish(topic, messages.encode(wish), expiry_s=COMMAND_EXPIRY_S)
         return Command(id=wish.id, device=device, name=new.name)
 
+    @routes.post(
+        "/devices/{device}/certificate",
+        status_code=201,
+        responses=problems.told("device.exists", "pki.request", "pki.key_type", "pki.encoding"),
+    )
+    def provision(device: str, new: NewCertificate) -> IssuedCertificate:
+        """Enrol a device whose key was made elsewhere: a certificate for the key of this request. Its subject is
+        ignored. With `replace` also for one that is enrolled; its certificates end."""
+        check_device(device)
+        for key, value in new.labels.items():
+            check_label(key, value)
+        about(device)
+        asked = pki.read_request(pki.decode_body(new.request.encode(), pki.MAX_REQUEST))
+        issue = partial(authorities.issue_device, public_key=asked)
+        der = store.enrolment.provision(device, issue, clock(), given=new.labels, replace=new.replace)
+        certificate = pki.load_certificate(der)
+        facts = pki.read_certificate(certificate)
+        return IssuedCertificate(
+            device=device,
+            certificate=certificate.public_bytes(Encoding.PEM).decode(),
+            authorities=authorities.pem.decode(),
+            serial=facts.serial,
+            not_after=rfc3339(facts.not_after),
+        )
+
+    @routes.post("/devices/{device}/revoke", responses=problems.told("device.unknown", "certificate.none"))
+    def revoke(device: str, which: Revocation) -> Revoked:
+        """Revoke all certificates of a device, or one: its session ends within seconds, and it needs a new token to
+        come back. What is known of it stays."""
+        about(device, f"serial {which.serial}" if which.serial else "")
+        return Revoked(device=device, serials=store.enrolment.revoke(device, which.serial, clock()))
+
+    @routes.post("/devices/{device}/accept-clone", responses=UNKNOWN)
+    def accept_clone(device: str) -> DeviceDetails:
+        """Forget that two machines were seen with this device's identity, and take it again if it was cut off."""
+        store.clones.accept(device, clock())
+        return details(store, store.devices.find(device))
+
     @routes.delete("/devices/{device}", responses=UNKNOWN)
     async def delete(device: str) -> Ended:
         """Delete a device with all that is kept of it; its certificates are refused from now on."""
         await asyncio.to_thread(store.devices.remove, device, clock())
+        await asyncio.to_thread(evidence.forget, device)
         if client.up:
             client.forget(topics.down(device, APP, "desired"))
         return Ended(ended=device)
@@ -96,11 +145,14 @@ def router(store: Store, client: BrokerClient, clock: Clock) -> APIRouter:
     return routes
 
 
-def _details(store: Store, device: KnownDevice) -> DeviceDetails:
+def details(store: Store, device: KnownDevice) -> DeviceDetails:
+    """Everything that is known about a device, as it travels."""
     state = device.state or {}
     certificate = store.enrolment.newest_certificate(device.name)
+    denial = store.gate.denial(device.name)
     return DeviceDetails(
         **_described(device),
+        health=health_details(device),
         agent=device.agent,
         profile=device.profile,
         inventory=state.get("inventory", {}),
@@ -108,10 +160,22 @@ def _details(store: Store, device: KnownDevice) -> DeviceDetails:
         failed=state.get("failed", ""),
         power_losses=state.get("power_losses", 0),
         stopped=state.get("stopped", False),
-        certificate=Certificate(serial=certificate.serial, not_after=rfc3339(certificate.not_after))
+        certificate=Certificate(
+            serial=certificate.serial,
+            not_after=rfc3339(certificate.not_after),
+            revoked=rfc3339(certificate.revoked),
+            authority=certificate.authority,
+        )
         if certificate
         else None,
-        history=[described_event(event) for event in store.events.newest(HISTORY, device.name)],
+        denial=Denial(
+            cause=denial.cause,
+            reason=denial.reason,
+            until=None if denial.until >= FOR_EVER else rfc3339(denial.until),
+        )
+        if denial
+        else None,
+        history=[described_event(event) for event in store.events.newest(HISTORY, Wanted(device.name))],
     )
 
 
@@ -132,11 +196,10 @@ def _described(device: KnownDevice) -> dict[str, Any]:
         "update": _update(state.get("update"), device.progress),
         "starts": state.get("starts", 0),
         "cause": state.get("cause", ""),
-        "health": Verdict(verdict=device.health["verdict"], time=rfc3339(device.health["time"]))
-        if device.health
-        else None,
         "rollout": device.rollout,
         "unsafe_filesystem": state.get("inventory", {}).get("unsafe_filesystem", False),
+        "clone": rfc3339(device.clone),
+        "pinned": device.pinned,
     }
 
 

@@ -1,7 +1,6 @@
 """Owns the routes of signed metadata and products."""
 
 import base64
-import binascii
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Response
@@ -10,7 +9,16 @@ from beamfleet_server.api import permissions, problems
 from beamfleet_server.api.authentication import Authentication
 from beamfleet_server.api.guard import router as guarded
 from beamfleet_server.api.operators.cursors import Cursor, Limit
-from beamfleet_server.api.schemas import MetadataUpload, MetadataVersions, NewProduct, Page, Product
+from beamfleet_server.api.schemas import (
+    MetadataNext,
+    MetadataNumbers,
+    MetadataUpload,
+    MetadataVersions,
+    NewProduct,
+    Page,
+    Product,
+    decoded,
+)
 from beamfleet_server.clock import rfc3339
 from beamfleet_server.errors import ServerError
 from beamfleet_server.publishing import Publisher
@@ -30,21 +38,40 @@ def router(store: Store, publisher: Publisher, authentication: Authentication) -
     Admitted = Annotated[Operator, Depends(authentication)]  # noqa: N806 (a type)
     routes = guarded("metadata")
 
+    @routes.get("/metadata/versions")
+    def versions() -> MetadataNext:
+        """Of each role the version held and the next one: above what devices have seen, after a restored backup."""
+        numbers = publisher.versions().items()
+        return MetadataNext(
+            roles={role: MetadataNumbers(held=held, reported=seen, next=new) for role, (held, seen, new) in numbers}
+        )
+
     @routes.get("/metadata/{role}", response_class=Response, responses=NEWEST)
     def newest(role: Role) -> Response:
         """The newest signed bytes of root, targets, snapshot, timestamp or a product; the ETag is the version."""
         version, body = store.metadata.latest(role)
         return Response(body, media_type="application/json", headers={"ETag": f'"{version}"'})
 
+    @routes.get("/metadata/{role}/{version}", response_class=Response, responses=NEWEST)
+    def version(role: Role, version: Annotated[int, Path(ge=1, lt=2**53)]) -> Response:
+        """The signed bytes of one version; all of root, targets and products are kept for ever."""
+        return Response(store.metadata.find(role, version), media_type="application/json")
+
     @routes.post("/metadata", responses=problems.told("metadata.none", "metadata.conflict", "metadata.incomplete"))
     def upload(new: MetadataUpload, operator: Admitted) -> MetadataVersions:
-        """Take new versions of root, targets or products; each must be the one after the held one. Root and targets
-        need an admin."""
-        if new.root is not None or new.targets is not None:
+        """Take new versions of root, targets or products; each must be the one after the held one. With `roots` take
+        back what this server has lost: whatever is newer than what is held. Root, roots and targets need an admin."""
+        if new.roots or new.root is not None or new.targets is not None:
             permissions.check(operator, "metadata.upload_root")
         given = {"root": new.root, "targets": new.targets, **new.products}
         about(", ".join(role for role, text in given.items() if text is not None))
-        publisher.take_metadata({role: _bytes(role, text) for role, text in given.items() if text is not None})
+        documents = {role: decoded(role, text) for role, text in given.items() if text is not None}
+        if not documents and not new.roots:
+            raise ServerError("request.schema", "this uploads no metadata", "give root, targets or products")
+        if new.roots:
+            publisher.restore_metadata([decoded("roots", text) for text in new.roots], documents)
+        else:
+            publisher.take_metadata(documents)
         held = store.metadata.newest()
         return MetadataVersions(
             root=held["root"][0],
@@ -69,15 +96,8 @@ def router(store: Store, publisher: Publisher, authentication: Authentication) -
     def create(new: NewProduct) -> Product:
         """Take a further product."""
         about(new.name)
-        publisher.create_product(new.name, _bytes("targets", new.targets), _bytes("product", new.product))
+        publisher.create_product(new.name, decoded("targets", new.targets), decoded("product", new.product))
         created = dict(store.metadata.products())[new.name]
         return Product(name=new.name, created=rfc3339(created), version=store.metadata.latest(new.name)[0])
 
     return routes
-
-
-def _bytes(name: str, text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise ServerError("request.schema", f"{name} is not base64") from None

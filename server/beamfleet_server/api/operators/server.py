@@ -5,17 +5,32 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from beamfleet_bundles import chain
 from fastapi import APIRouter, Depends
 
 from beamfleet_server import __version__
 from beamfleet_server.api.authentication import Authentication
+from beamfleet_server.api.condition_schemas import Alarm, ExpiryCounts, Health
 from beamfleet_server.api.guard import router as guarded
-from beamfleet_server.api.schemas import Address, Health, MetadataVersions, Page, ServerFacts, Setting, Who
+from beamfleet_server.api.health_schemas import Counts
+from beamfleet_server.api.operators.authorities import described
+from beamfleet_server.api.schemas import (
+    Address,
+    MetadataVersions,
+    Page,
+    ServerFacts,
+    Setting,
+    Who,
+)
+from beamfleet_server.authorities import Authorities
 from beamfleet_server.broker.client import BrokerClient
-from beamfleet_server.clock import rfc3339
+from beamfleet_server.clock import Clock, rfc3339
+from beamfleet_server.condition import is_well
+from beamfleet_server.expiries import Expiries
+from beamfleet_server.fleet.selector import Selector
+from beamfleet_server.publishing import Publisher
 from beamfleet_server.settings import Configuration
 from beamfleet_server.store import Store
+from beamfleet_server.store.expiries import DUE, EXPIRED
 from beamfleet_server.store.operators import Operator
 
 NOT_PRODUCTS = ("root", "targets", "snapshot", "timestamp")
@@ -26,10 +41,13 @@ def router(
     authentication: Authentication,
     configuration: Configuration,
     listeners: Mapping[str, Address],
-    fleet_ca: bytes,
+    authorities: Authorities,
     online_keys: Mapping[str, Mapping[str, Any]],
     client: BrokerClient,
     refused: Counter[str],
+    publisher: Publisher,
+    expiries: Expiries,
+    clock: Clock,
 ) -> APIRouter:
     """`/server`, `/health`, `/whoami`, `/config`. `refused` counts dropped messages of devices by code."""
     routes = guarded("server")
@@ -42,9 +60,10 @@ def router(
         return ServerFacts(
             version=__version__,
             name=configuration.settings.address,
-            development=root is not None and chain.parse_root(root[1]).signed.roles["root"].threshold == 1,
+            development=publisher.development,
             listeners=dict(listeners),
-            fleet_ca=fleet_ca.decode(),
+            fleet_ca=authorities.pem.decode(),
+            authorities=described(store),
             online_keys={role: dict(key) for role, key in online_keys.items()},
             metadata=MetadataVersions(
                 root=root[0] if root else None,
@@ -58,12 +77,18 @@ def router(
     def health() -> Health:
         """How the server is."""
         devices, online = store.devices.counts()
+        verdicts = store.health.counts(Selector(), clock())
+        alarms, ending = publisher.alarms.sounding, expiries.all()
+        dead = [row for row in ending if row.state == EXPIRED]
         return Health(
-            status="ok" if client.up else "degraded",
+            status="ok" if is_well(client.up, alarms, ending) else "degraded",
             broker="up" if client.up else "down",
             devices=devices,
             online=online,
+            verdicts=Counts(**verdicts),
             refused_messages=dict(refused),
+            alarms=[Alarm(name=each.name, detail=each.detail, since=rfc3339(each.since)) for each in alarms],
+            expiries=ExpiryCounts(due=sum(row.state == DUE for row in ending), expired=len(dead)),
         )
 
     @routes.get("/whoami")

@@ -1,0 +1,1 @@
+[inputs: ["*.exs", "{config,lib}/**/*.{ex,exs}"], line_length: 120]
