@@ -287,7 +287,7 @@ class Fleet:
     ) -> Device:  # fmt: skip
         """Flash one directory device and start its init. `more`: further words of the command line."""
         device = Device(name, self.work / name, free_port())
-        words = ["flash", "--root", str(device.root), "--device", name, "--single-user", "--allow-unsafe-filesystem"]
+        words = ["flash", "--root", str(device.root), "--id", name, "--single-user", "--allow-unsafe-filesystem"]
         words += ["--trial-s", str(trial_s), "--health-interval", str(health_interval_s)]
         for key, value in {port_name: str(device.http_port), **(env or {})}.items():
             words += ["--env", f"{key}={value}"]

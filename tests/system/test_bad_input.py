@@ -36,11 +36,11 @@ MISTAKES = {
     "device.exists": ("token", "create", "a"),
     "name.device": ("token", "create", "Gateway_1"),
     "name.product": ("product", "create", "My_App"),
-    "name.hardware": ("flash", "--root", "{work}/none", "--device", "none", "--hardware", "Pi 4"),
-    "token.missing": ("flash", "--root", "{work}/none", "--device", "none", "--token-file", "/dev/null"),
-    "flash.other_device": ("flash", "--root", "{work}/a", "--device", "b"),
-    "setup.unsafe_filesystem": ("flash", "--root", "/dev/shm/none", "--device", "none", "--single-user"),
-    "file.unreadable": ("flash", "--root", "{work}/none", "--device", "none", "--token-file", "{work}/missing"),
+    "name.hardware": ("flash", "--root", "{work}/none", "--id", "none", "--hardware", "Pi 4"),
+    "token.missing": ("flash", "--root", "{work}/none", "--id", "none", "--token-file", "/dev/null"),
+    "flash.other_device": ("flash", "--root", "{work}/a", "--id", "b"),
+    "setup.unsafe_filesystem": ("flash", "--root", "/dev/shm/none", "--id", "none", "--single-user"),
+    "file.unreadable": ("flash", "--root", "{work}/none", "--id", "none", "--token-file", "{work}/missing"),
     "context.unknown": ("--context", "nobody", "device", "list"),
     "login.missing": ("--config-dir", "{work}/none", "push", "release.tar.gz", "--all"),
     "auth.required": ("login", "{operators}", "--token-file", "{wrong_token}", "--ca", "{ca}"),
@@ -188,7 +188,7 @@ def test_before_init_everything_that_needs_keys_says_init(stranger: Fleet) -> No
     for words in (
         ("push", str(tarball(*RELEASE)), "--all"),
         ("product", "create", PRODUCT),
-        ("flash", "--root", str(stranger.work / "none"), "--device", "none", "--single-user"),
+        ("flash", "--root", str(stranger.work / "none"), "--id", "none", "--single-user"),
     ):
         heard = refused(stranger, *words)
         assert (heard.code, heard.hint) == ("init.missing", "beamfleet init --development")
@@ -265,7 +265,7 @@ def test_an_interrupt_a_deadline_and_an_abort_each_end_the_following_with_their_
 def lay_down(here: Fleet, directory: str, device: str, *more: str, start: bool = True) -> Device:
     """Flash a directory, and start its init where it does not run yet."""
     root = here.work / directory
-    here.cli("flash", "--root", str(root), "--device", device, "--single-user", "--allow-unsafe-filesystem", *more)
+    here.cli("flash", "--root", str(root), "--id", device, "--single-user", "--allow-unsafe-filesystem", *more)
     if directory not in here.devices:
         here.devices[directory] = Device(device, root, free_port())
         if start:

@@ -39,7 +39,7 @@ def list_devices(ctx: typer.Context, labels: Selector = None, output: Printed = 
     empty = (
         f"no device has the labels {chosen}"
         if chosen
-        else "no device yet; `beamfleet flash --root DIR --device ID` makes one"
+        else "no device yet; `beamfleet flash --root DIR --id ID` makes one"
     )
     session.output.items(devices, _columns(datetime.now(UTC)), "id", empty)
 

@@ -29,10 +29,10 @@ from beamfleet_server.cli.session import Session
 from beamfleet_server.cli.tokens import Replace, create_token
 
 EXAMPLES = examples(
-    "beamfleet flash --root device-1 --device gw-1 -l site=berlin --single-user",
-    "beamfleet flash --root /mnt/card --device gw-2 --env-file gw-2.env",
-    "beamfleet flash --root /mnt/card --device gw-3 --approval",
-    "beamfleet flash --root /mnt/card --device gw-4 --cert made/gw-4/cert.pem --key made/gw-4/key.pem",
+    "beamfleet flash --root device-1 --id gw-1 -l site=berlin --single-user",
+    "beamfleet flash --root /mnt/card --id gw-2 --env-file gw-2.env",
+    "beamfleet flash --root /mnt/card --id gw-3 --approval",
+    "beamfleet flash --root /mnt/card --id gw-4 --cert made/gw-4/cert.pem --key made/gw-4/key.pem",
 )
 APP = "main"
 IDENTITY = Path("var/lib/beamfleet/identity")
@@ -61,7 +61,7 @@ class Profile(StrEnum):
 def flash(
     ctx: typer.Context,
     root: Annotated[Path, typer.Option("--root", metavar="DIR", help="The root directory of the device.")],
-    device: Annotated[str, typer.Option("--device", metavar="ID", help="Small letters, digits and dashes.")],
+    device: Annotated[str, typer.Option("--id", metavar="ID", help="Small letters, digits and dashes.")],
     labels: Labels = None,
     token_file: Annotated[
         Path | None, typer.Option("--token-file", metavar="FILE", help="A token from `token create`; else one is made.")
@@ -247,7 +247,7 @@ def _is_enrolled(root: Path, device: str) -> bool:
         raise CommandError(
             "flash.other_device",
             f"{root} is enrolled as {name} already",
-            f"--device {name} flashes it again; another device needs another directory",
+            f"--id {name} flashes it again; another device needs another directory",
         )
     return True
 

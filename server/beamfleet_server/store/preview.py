@@ -117,7 +117,7 @@ def preview(connection: Connection, plan: Plan, now: int) -> Preview:
 def no_devices(connection: Connection, plan: Plan, now: int) -> ServerError:
     """The error for a plan that means nobody."""
     if not (connection.scalar(select(func.count()).select_from(devices)) or 0):
-        hint = "make one: beamfleet flash --root DIR --device ID, then DIR/run"
+        hint = "make one: beamfleet flash --root DIR --id ID, then DIR/run"
         return ServerError("rollout.no_devices", "the fleet has no device yet", hint)
     if any(each.reason == OWNED for each in _unmeant(connection, plan, now)):
         what = "every device that matches is in a rollout of a higher priority"

@@ -17,7 +17,7 @@ IDENTITY = Path("var/lib/beamfleet/identity")
 
 
 def words(root: Path, device: str, *more: str) -> list[str]:
-    return ["flash", "--root", str(root), "--device", device, "--single-user", "--allow-unsafe-filesystem", *more]
+    return ["flash", "--root", str(root), "--id", device, "--single-user", "--allow-unsafe-filesystem", *more]
 
 
 def test_a_flashed_directory_knows_the_fleet_and_has_a_token_for_itself(
@@ -107,7 +107,7 @@ def test_an_identity_that_was_made_elsewhere_is_laid_down_whole(
         (["--token-file", "/nowhere/token"], "file.unreadable"),
         (["-l", "nolabel"], "usage.label"),
         (["-l", "site=berlin", "--token-file", "x"], "usage.label"),
-        (["--device", "Not_A_Device"], "name.device"),
+        (["--id", "Not_A_Device"], "name.device"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(

@@ -69,7 +69,7 @@ def test_before_init_every_way_to_a_release_says_init(
     operator.log_in(new_fleet)
     tarball = str(release(tmp_path / "r"))
     for words in (["push", tarball, "--all"], ["product", "create", "my-app"],
-                  ["flash", "--root", str(tmp_path / "d"), "--device", "gw-1", "--single-user"]):  # fmt: skip
+                  ["flash", "--root", str(tmp_path / "d"), "--id", "gw-1", "--single-user"]):  # fmt: skip
         refused = operator.run(*words, capsys=capsys)
         assert (refused.code, code_of(refused)) == (1, "init.missing")
         assert "beamfleet init --development" in refused.err
