@@ -1,5 +1,8 @@
 """Root file systems of Debian 12 devices: made once by mmdebstrap, kept by the hash of their recipe, unpacked at will.
 
+Of this machine's architecture or of another (`arch`, a name of Debian's): `tests.support.emulation` then runs what its
+packages want to be run, which takes four to six times as long.
+
 `unpack` is all a test needs. A root has systemd, Python and what Erlang releases link to, and nothing of beamfleet;
 it has never booted, has no machine id, no password and no address of the archive that it came from. Packages come from
 where this machine's apt gets Debian 12; without such a source, as another user than root, or without the tools, none
@@ -14,6 +17,8 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests.support import emulation
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".build/rootfs"
@@ -33,43 +38,45 @@ _CUSTOMIZE = (
 )
 _TOOLS = {"mmdebstrap": "mmdebstrap", "zstd": "zstd", "tar": "tar", "apt-get": "apt", "dpkg": "dpkg"}
 _PASSED_ON = ("Acquire::http", "Acquire::https", "Acquire::Check-", "Acquire::Retries")
-MAKING_S = 900
+MAKING_S = 1800
 
 
 class RootError(Exception):
     """A root could not be made or unpacked; the text has what the tool said."""
 
 
-def missing() -> str:
-    """Why no root can be made here; "" when one can."""
+def missing(arch: str = "") -> str:
+    """Why no root can be made here; "" when one can. `arch`: of another architecture than this machine's."""
     if os.geteuid() != 0:
         return "only root can make the root file system of a device"
     if lacking := sorted(package for tool, package in _TOOLS.items() if shutil.which(tool) is None):
         return f"missing Debian packages: {' '.join(lacking)}"
     if not any(CACHE.glob(f"{SUITE}-*.tar.zst")) and not _sources():
         return f"apt has no source of Debian {SUITE} here"
-    return ""
+    return emulation.missing(arch) if arch else ""
 
 
-def unpack(into: Path, extra: Sequence[str] = ()) -> Path:
+def unpack(into: Path, extra: Sequence[str] = (), arch: str = "") -> Path:
     """A fresh root with `extra` packages in the directory `into`, which is made; RootError when it cannot be had."""
     into.mkdir(parents=True, exist_ok=True)
-    _run("tar", "--zstd", "--numeric-owner", "--xattrs", "-xpf", str(archive(extra)), "-C", str(into))
+    _run("tar", "--zstd", "--numeric-owner", "--xattrs", "-xpf", str(archive(extra, arch)), "-C", str(into))
     return into
 
 
-def archive(extra: Sequence[str] = ()) -> Path:
+def archive(extra: Sequence[str] = (), arch: str = "") -> Path:
     """The cached tar.zst of a root with `extra` packages; it takes a minute or two to make when it is not there."""
     packages = sorted({*PACKAGES, *extra})
-    options = _options(packages)
+    options = [*_options(packages), *([f"--architectures={arch}"] if arch else [])]
     recipe = hashlib.sha256(json.dumps([SUITE, options]).encode()).hexdigest()[:16]
     kept = CACHE / f"{SUITE}-{recipe}.tar.zst"
     if kept.exists():
         return kept
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
+    with (CACHE / f"lock{arch and f'-{arch}'}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
+            if arch:
+                emulation.enable(arch)
             _make(kept, options)
     return kept
 
