@@ -7,8 +7,9 @@ import os
 import sys
 from typing import NamedTuple
 
+from beamfleet_bundles.filesystem import mount_of
+
 from beamfleet_agent import __version__, place
-from beamfleet_agent.filesystem import mount_of
 
 ARCHES = {"amd64": "x86_64", "arm64": "aarch64"}
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from beamfleet_bundles import durable, pki
 from beamfleet_bundles.errors import BundleError
+from beamfleet_bundles.filesystem import Mount, mount_of
 
 from beamfleet_agent import abilities, settings
 from beamfleet_agent.errors import AgentError
-from beamfleet_agent.filesystem import Mount, mount_of
 from beamfleet_agent.paths import Paths
 
 WORDS: dict[str, tuple[type, Any]] = {

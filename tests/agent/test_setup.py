@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from beamfleet_agent import setup as module
 from beamfleet_agent.errors import AgentError
-from beamfleet_agent.filesystem import Mount, mount_of
 from beamfleet_agent.paths import Paths
 from beamfleet_agent.settings import Server, load
 from beamfleet_agent.setup import set_up
+from beamfleet_bundles.filesystem import Mount, mount_of
 
 from tests.agent.device import lay_down, words
 from tests.support.server import alive, eventually

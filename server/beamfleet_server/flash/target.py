@@ -24,11 +24,6 @@ class Target(Protocol):
         """As people call it: /mnt/card, pi@10.0.0.7, /dev/sdb."""
         ...
 
-    @property
-    def facts_after_prepare(self) -> bool:
-        """Whether only `prepare` shows what it is: an image that has to be unpacked first. `facts` is checked then."""
-        ...
-
     def __enter__(self) -> Self: ...
 
     def __exit__(
