@@ -1,6 +1,7 @@
 """Owns the question whether a filesystem survives a power cut: journal or copy-on-write, not RAM, not a network.
 
-ext2 and ext4 without a journal break even a correct rename; so do overlays whose upper layer we cannot see. Writes nothing.
+ext2 and ext4 without a journal break even a correct rename; so do overlays whose upper layer we cannot see. Never
+writes.
 """
 
 import os
