@@ -41,20 +41,26 @@ def mount_of(path: str) -> Mount:
     return Mount(kind, point, _why_unsafe(kind, os.path.basename(os.path.realpath(f"/sys/dev/block/{number}"))))
 
 
-def _why_unsafe(kind: str, device: str) -> str:
-    if kind in SAFE:
+def why_unsafe(kind: str, journal: bool | None) -> str:
+    """Why a filesystem of this kind is not safe, empty when it is; `journal` matters for the kinds that may have one,
+    and None, not known, is none."""
+    if kind in SAFE or (kind in JOURNALLED and journal):
         return ""
-    if kind not in JOURNALLED:
-        return f"{kind} has no journal"
+    return f"this {kind} was made without a journal" if kind in JOURNALLED else f"{kind} has no journal"
+
+
+def _why_unsafe(kind: str, device: str) -> str:
+    return why_unsafe(kind, kind in JOURNALLED and _has_journal(device))
+
+
+def _has_journal(device: str) -> bool:
     try:
         with open(f"/sys/fs/ext4/{device}/journal_task", encoding="ascii") as file:
-            return "" if file.read().strip().isdecimal() else f"this {kind} was made without a journal"
+            return file.read().strip().isdecimal()
     except OSError:
         pass
     try:
         journals = os.listdir("/proc/fs/jbd2")
     except OSError:
         journals = []
-    if any(name.rpartition("-")[0] == device for name in journals):
-        return ""
-    return f"this {kind} was made without a journal"
+    return any(name.rpartition("-")[0] == device for name in journals)
