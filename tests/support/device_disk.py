@@ -1,7 +1,8 @@
 """The disk of a device in a virtual machine: a whole root on ext4 with a journal, with an init that serves the console.
 
 `make` turns a root directory, such as that of `tests.support.packaged`, into a sparse image; the directory is left as
-it is. `findings` asks fsck, after the machine has been switched off.
+it is. `partitioned` makes a disk as boards have it, with a table, a small partition for a boot loader and the root as
+the second one. `findings` asks fsck, after the machine has been switched off.
 """
 
 import shutil
@@ -11,7 +12,11 @@ from pathlib import Path
 INIT = Path(__file__).with_name("guest_init")
 GUEST_INIT = "/usr/sbin/guest-init"
 SIZE = "1G"
-_TOOLS = ("mkfs.ext4", "debugfs", "fsck.ext4")
+BOOT_MIB = 32
+_MIB = 1 << 20
+_TOOLS = ("mkfs.ext4", "debugfs", "fsck.ext4", "sfdisk")
+_EXT4 = ("-q", "-F", "-O", "has_journal", "-E")
+_LINUX = {"gpt": "L", "dos": "83"}
 
 
 def missing() -> str:
@@ -21,9 +26,22 @@ def missing() -> str:
 
 def make(root: Path, image: Path) -> Path:
     """The new disk `image` with what is below `root`, and our init."""
-    options = ("-q", "-F", "-O", "has_journal", "-E", "lazy_itable_init=0,lazy_journal_init=0")
-    subprocess.run(["mkfs.ext4", *options, "-d", root, image, SIZE], check=True, capture_output=True)
+    lazy = "lazy_itable_init=0,lazy_journal_init=0"
+    subprocess.run(["mkfs.ext4", *_EXT4, lazy, "-d", root, image, SIZE], check=True, capture_output=True)
     write(image, INIT, GUEST_INIT)
+    return image
+
+
+def partitioned(root: Path, image: Path, *, table: str = "gpt", mib: int = 1024) -> Path:
+    """The new disk `image` with a table, `gpt` or `dos`, and what is below `root` on ext4 of `mib` in partition 2."""
+    start = 1 + BOOT_MIB
+    with image.open("wb") as file:
+        file.truncate((start + mib + 1) * _MIB)
+    rows = f"label: {table}\nstart=1MiB, size={BOOT_MIB}MiB, type={_LINUX[table]}\n"
+    rows += f"start={start}MiB, size={mib}MiB, type={_LINUX[table]}\n"
+    subprocess.run(["sfdisk", "-q", image], input=rows, text=True, check=True, capture_output=True)
+    options = f"offset={start * _MIB},lazy_itable_init=0,lazy_journal_init=0"
+    subprocess.run(["mkfs.ext4", *_EXT4, options, "-d", root, image, f"{mib}M"], check=True, capture_output=True)
     return image
 
 

@@ -81,6 +81,16 @@ def archive(extra: Sequence[str] = (), arch: str = "") -> Path:
     return kept
 
 
+def extract(into: Path, packages: Sequence[str], arch: str = "") -> Path:
+    """The files of these packages and of all that they depend on, in the directory `into`; nothing is installed and
+    nothing of them is run. RootError when they cannot be had."""
+    architecture = [f"--architectures={arch}"] if arch else []
+    passed_on = [f"--aptopt={line}" for line in _apt_settings()]
+    options = ["--mode=root", "--variant=extract", f"--include={','.join(packages)}", *architecture, *passed_on]
+    _run("mmdebstrap", "--quiet", *options, SUITE, str(into), *_known_sources())
+    return into
+
+
 def _options(packages: Sequence[str]) -> list[str]:
     return [
         "--mode=root", "--variant=minbase", f"--include={','.join(packages)}",
@@ -90,9 +100,7 @@ def _options(packages: Sequence[str]) -> list[str]:
 
 
 def _make(kept: Path, options: Sequence[str]) -> None:
-    sources = _sources()
-    if not sources:
-        raise RootError(f"apt has no source of Debian {SUITE} here")
+    sources = _known_sources()
     scratch = CACHE / f"making.{os.getpid()}"
     scratch.mkdir()
     try:
@@ -102,6 +110,12 @@ def _make(kept: Path, options: Sequence[str]) -> None:
         made.rename(kept)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _known_sources() -> list[str]:
+    if not (sources := _sources()):
+        raise RootError(f"apt has no source of Debian {SUITE} here")
+    return sources
 
 
 def _sources() -> list[str]:
