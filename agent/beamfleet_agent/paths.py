@@ -11,8 +11,8 @@ class Paths:
     __slots__ = (
         "agent_pid", "agent_sock", "app_dir", "app_env", "authorities", "bearings", "boot", "ca", "cert", "current",
         "data", "doorbell", "dump", "etc", "identity", "journal", "key", "launcher_conf", "lib", "link_sock", "lock",
-        "next_key", "next_pair", "pair", "requests", "root", "run", "run_app", "settings", "slots", "staging", "token",
-        "tried", "trust", "trust_root", "var",
+        "next_key", "next_pair", "pair", "proxy_secret", "requests", "root", "run", "run_app", "settings", "slots", "staging",
+        "token", "tried", "trust", "trust_root", "var",
     )  # fmt: skip
 
     def __init__(self, root: str = "", app: str = "main") -> None:
@@ -39,6 +39,7 @@ class Paths:
         self.key = f"{self.identity}/key.pem"
         self.cert = f"{self.identity}/cert.pem"
         self.token = f"{self.identity}/token"
+        self.proxy_secret = f"{self.identity}/proxy"
         self.app_dir = f"{self.var}/apps/{app}"
         self.slots = f"{self.app_dir}/slots"
         self.staging = f"{self.app_dir}/staging"

@@ -10,6 +10,9 @@ poll_interval_s = 900            how often to look over HTTPS while MQTT cannot 
 single_user = false              launcher, agent and release all run as one user
 allow_unsafe_filesystem = false  slots lie where a power cut may damage them
 network = ""                     wired, wifi, cellular or unknown, where the interface tells it wrong
+proxy = ""                       http://HOST:PORT that all connections to the server have to pass
+transport = "tcp"                how the broker is reached: "websocket" by the address of the API, on its one port
+keepalive_s = 0                  how often the session says something at least; 0: as the profile has it
 [server]                         may be left out: the device then takes releases from files only
 api = "https://HOST:8444"
 enrol = "https://HOST:8445"
@@ -22,6 +25,7 @@ from typing import Any, NamedTuple
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.names import check_app, check_device, check_hardware
 
+from beamfleet_agent import proxy
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.place import NETWORKS
 from beamfleet_agent.telemetry import PROFILES
@@ -49,10 +53,17 @@ class Settings(NamedTuple):
     single_user: bool = False
     allow_unsafe_filesystem: bool = False
     network: str = ""
+    proxy: str = ""
+    transport: str = "tcp"
+    keepalive_s: int = 0
     server: Server | None = None
 
 
-RANGES = {"trial_s": (1, 3600), "health_interval_s": (0, 43_200), "poll_interval_s": (10, 604_800)}
+RANGES = {
+    "trial_s": (1, 3600), "health_interval_s": (0, 43_200), "poll_interval_s": (10, 604_800),
+    "keepalive_s": (0, 43_200),
+}  # fmt: skip
+TRANSPORTS = ("tcp", "websocket")
 _TYPES = {"str": str, "int": int, "bool": bool}
 
 
@@ -92,6 +103,9 @@ def check(document: dict[str, Any]) -> Settings:
         raise _refusal(f"network = {values['network']!r} is no class of network", f"use {', '.join(NETWORKS)}")
     if values.get("profile") not in (None, *PROFILES):
         raise _refusal(f"profile = {values['profile']!r} is no profile", f"use {' or '.join(PROFILES)}")
+    if values.get("transport") not in (None, *TRANSPORTS):
+        raise _refusal(f"transport = {values['transport']!r} is no transport", f"use {' or '.join(TRANSPORTS)}")
+    proxy.parse(values.get("proxy", ""))
     try:
         check_device(values["device"])
         check_app(values.get("app", "main"))
