@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import flash
+from tests.bench.disk import Disk, Written, own_disk
 from tests.bench.meter import Meter, Packet
 from tests.bench.month import ASSUMED, Month, measured
 from tests.bench.processes import Cost, MeasureError, descendants, observe, processor_s
@@ -79,7 +79,7 @@ class Outcome:
     reports: list[Packet] = field(default_factory=list)
     receipts: list[Packet] = field(default_factory=list)
     processor: dict[int, Processor] = field(default_factory=dict)
-    written: flash.Written | None = None
+    written: Written | None = None
     why_not: str = ""
     month: Month | None = None
     resident: Cost | None = None
@@ -185,10 +185,10 @@ class Bench:
 
     # --- devices
 
-    def _disk(self, stack: contextlib.ExitStack) -> flash.Disk | None:
+    def _disk(self, stack: contextlib.ExitStack) -> Disk | None:
         """A disk under the device that is sampled."""
         try:
-            return stack.enter_context(flash.own_disk(self._fleet.work / SAMPLED, self._work / "disk"))
+            return stack.enter_context(own_disk(self._fleet.work / SAMPLED, self._work / "disk"))
         except OSError as error:
             self._outcome.why_not = f"no disk of its own: {error}"
             return None
@@ -216,7 +216,7 @@ class Bench:
 
     # --- windows
 
-    def _window(self, sampled: Device, disk: flash.Disk | None, resident: Device, processes: int) -> None:
+    def _window(self, sampled: Device, disk: Disk | None, resident: Device, processes: int) -> None:
         """Processor time and writes of one device, memory and wake-ups of the other, side by side."""
         say(f"watching devices with {processes:,} processes for {self._seconds:g} s")
         agent, vm = _agent(sampled), _vm(sampled)

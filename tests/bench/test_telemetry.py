@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.flash import OWNED_BY_THE_RELEASE, Written, own_disk
+from tests.bench.disk import OWNED_BY_THE_RELEASE, Written, own_disk
 from tests.bench.meter import Packet, _Half, _opened
 from tests.bench.month import Month
 from tests.bench.processes import Cost

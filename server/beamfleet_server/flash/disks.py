@@ -4,6 +4,8 @@ The guards are a pure rule over `Disk`. They are not the last word: whoever writ
 the kernel refuses for whatever is mounted, swapped to or part of something else.
 """
 
+import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -135,6 +137,33 @@ def look(path: Path) -> Disk:
     )
 
 
+@contextlib.contextmanager
+def exclusive(disk: Disk) -> Iterator[int]:
+    """The device for us alone, past the page cache where it can do that."""
+    flags = os.O_RDWR | os.O_EXCL | os.O_CLOEXEC
+    try:
+        try:
+            device = os.open(disk.path, flags | os.O_DIRECT)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            device = os.open(disk.path, flags)
+    except OSError as error:
+        raise FlashError(
+            "flash.device_busy",
+            f"{disk.path} cannot be had for this alone: {error.strerror}",
+            "lsblk shows who uses it; a desktop mounts cards by itself: umount it",
+        ) from None
+    try:
+        if os.fstat(device).st_rdev != disk.number:
+            raise FlashError(
+                "flash.device_changed", f"{disk.path} is another device than it was", "look at the plan again"
+            )
+        yield device
+    finally:
+        os.close(device)
+
+
 def _place(number: int) -> Path:
     return (SYS / f"dev/block/{os.major(number)}:{os.minor(number)}").resolve()
 
@@ -191,7 +220,7 @@ def _model(disk: Path) -> str:
     names = [_text(disk / "device" / name) for name in ("vendor", "model")]
     if disk.name.startswith("loop"):
         return "loop device"
-    return " ".join(filter(None, names)) or _text(disk / "device/name")
+    return " ".join(name for name in names if name and not name.startswith("0x")) or _text(disk / "device/name")
 
 
 def _serial(disk: Path) -> str:
