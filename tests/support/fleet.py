@@ -263,9 +263,12 @@ class Fleet:
             raise FleetError(f"the server stopped with {code}\n{self.server_log()}")
 
     def log_in(self) -> None:
-        """Log in to the server as its first operator."""
+        """Log in to the server as its first operator, who sits beside it, whatever it is called elsewhere."""
+        address = self.address("operators")
+        if "--host" not in self._settings:
+            address = f"https://127.0.0.1:{address.rpartition(':')[2]}"
         self.cli(
-            "login", self.address("operators"),
+            "login", address,
             "--token-file", str(self.data / "admin.token"), "--ca", str(self.data / "ca.pem"),
         )  # fmt: skip
 
