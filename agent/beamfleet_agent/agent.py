@@ -65,7 +65,7 @@ class Agent:
         lost = Ledger(boot=int(time.time()) if os.path.exists(paths.pair) else 0)  # above what the server has seen
         state, ledger = self._journal.read() or (State(), lost)
         self.state = state._replace(salt=settings.device)
-        rhythm = telemetry.rhythm(settings.profile, settings.health_interval_s)
+        rhythm = telemetry.rhythm(settings.profile, settings.health_interval_s, settings.keepalive_s)
         heard = settings.server is not None
         self._reports = Reports(ledger._replace(boot=ledger.boot + 1), self._send, rhythm, heard=heard)
         self._vitals = Vitals(loop, paths.slots, self._reports, rhythm, heard=heard and not offline)

@@ -11,8 +11,8 @@ class Paths:
     __slots__ = (
         "agent_pid", "agent_sock", "app_dir", "app_env", "authorities", "bearings", "boot", "ca", "cert", "current",
         "data", "doorbell", "dump", "etc", "identity", "journal", "key", "launcher_conf", "lib", "link_sock", "lock",
-        "next_key", "next_pair", "pair", "proxy_secret", "requests", "root", "run", "run_app", "settings", "slots", "staging",
-        "token", "tried", "trust", "trust_root", "var",
+        "next_key", "next_pair", "pair", "proxy_secret", "requests", "root", "run", "run_app", "settings", "slots",
+        "staging", "token", "tried", "trust", "trust_root", "var",
     )  # fmt: skip
 
     def __init__(self, root: str = "", app: str = "main") -> None:

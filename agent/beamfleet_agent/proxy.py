@@ -42,7 +42,7 @@ def parse(address: str) -> Proxy | None:
     """The proxy that the setting names; None for "". Error `agent.settings`, which shows nothing of it."""
     if not address:
         return None
-    host, port = _place(address.removeprefix(_SCHEME).rstrip("/"))
+    host, port = place(address.removeprefix(_SCHEME).rstrip("/"))
     if "@" in address:
         hint = "write USER:PASSWORD to identity/proxy, with mode 0600; everybody may read agent.toml"
         raise AgentError("agent.settings", "proxy has a user in it", hint)
@@ -58,15 +58,15 @@ def split(word: str) -> tuple[str, str]:
     """
     from urllib.parse import unquote
 
-    user, at, place = word.removeprefix(_SCHEME).rpartition("@")
+    user, at, there = word.removeprefix(_SCHEME).rpartition("@")
     if not at:
         parse(word)
         return word.rstrip("/"), ""
     secret = unquote(user)
     if not word.startswith(_SCHEME) or not 0 < len(secret.encode()) <= MAX_SECRET or not secret.isprintable():
         raise AgentError("agent.settings", "proxy is not http://USER:PASSWORD@HOST:PORT", _HINT)
-    parse(f"{_SCHEME}{place}")
-    return f"{_SCHEME}{place}".rstrip("/"), secret if ":" in secret else f"{secret}:"
+    parse(f"{_SCHEME}{there}")
+    return f"{_SCHEME}{there}".rstrip("/"), secret if ":" in secret else f"{secret}:"
 
 
 def secret(paths: Paths) -> str:
@@ -81,8 +81,8 @@ def secret(paths: Paths) -> str:
 
 def request(host: str, port: int, shown: str) -> bytes:
     """What asks a proxy for the way to host and port; `shown` is the secret, or empty."""
-    place = joined(host.encode("ascii" if host.isascii() else "idna").decode("ascii"), port)
-    lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}"]
+    there = joined(host.encode("ascii" if host.isascii() else "idna").decode("ascii"), port)
+    lines = [f"CONNECT {there} HTTP/1.1", f"Host: {there}"]
     if shown:
         word = binascii.b2a_base64(shown.encode(), newline=False).decode("ascii")
         lines.append(f"Proxy-Authorization: Basic {word}")
@@ -137,9 +137,9 @@ def joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _place(place: str) -> tuple[str, int]:
+def place(address: str) -> tuple[str, int]:
     """Host and port of HOST:PORT; an empty host if it is none."""
-    host, _, port = place.rpartition(":")
+    host, _, port = address.rpartition(":")
     host = host[1:-1] if host[:1] == "[" and host[-1:] == "]" and ":" in host else host if ":" not in host else ""
     good = host.isprintable() and not set(host) & set(" /?#@[]\\") and port.isascii() and port.isdecimal()
     return (host, int(port)) if good and len(host) < 256 and len(port) < 6 and 0 < int(port) < 65_536 else ("", 0)

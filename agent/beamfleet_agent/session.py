@@ -1,19 +1,16 @@
 """Owns the MQTT session: one connection at a time to the broker, over mTLS, in the agent's own loop, never a thread.
 
-    start -> resolve -> connect -> TLS -> CONNECT -> CONNACK: subscribe, birth, `on_up` -> lost: `on_down`, and again
+    start -> road.py: TLS -> CONNECT -> CONNACK: subscribe, birth, `on_up` -> lost: `on_down`, and again
 
-paho-mqtt speaks the protocol; it would connect and shake hands in one blocking call, so the socket is made here, step
-by step, and handed over (`_Client._create_socket`; a test goes red if paho stops asking for it). Only the resolver
-blocks, for a bounded time. Each connection is a new client with a clean session: reports.py sends again what counts.
-Of several places the next one is tried after each failure, with the same back-off; after a session that was, the first.
+paho-mqtt speaks the protocol; it would connect and shake hands in one blocking call, so the socket comes from road.py,
+step by step, and is handed over (`_Client._create_socket`; a test goes red if paho stops asking for it). Each
+connection is a new client with a clean session: reports.py sends again what counts. Of several places the next one is
+tried after each failure, with the same back-off; after a session that was, the first.
 """
 
-import errno
 import os
-import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from beamfleet_bundles import topics
 
@@ -31,14 +28,15 @@ from beamfleet_agent.paho import (
     ReasonCode,
     protocol_v5,
 )  # fmt: skip
+from beamfleet_agent.road import Road, Way
 from beamfleet_agent.settings import Server
-from beamfleet_agent.tls import Dateless
 
 CONNECT_LIMIT_S = 15.0
 BACKOFF_FIRST_S, BACKOFF_CAP_S = 1.0, 60.0
 STABLE_S = 30.0
 STOP_LIMIT_S = 2.0
-USER_TIMEOUT_MS = 30_000
+TEND_LATER_S = 0.25
+"""paho notes the time of a packet a little later than we do."""
 MAX_PACKET = 65_536
 DOWN = topics.DOWN_KINDS
 
@@ -48,7 +46,8 @@ class Session:
 
     servers: where to look now, the preferred place first. make_context: a client-side TLS context with the device's
     certificate; may raise OSError. birth, will, bye: payloads for up/presence of connection `n`, counted from 1; bye
-    is told why. on_message(kind, payload) for each message below down/.
+    is told why. on_message(kind, payload) for each message below down/. way: how the broker is reached. tends_itself:
+    pings by a timer of its own, for a keepalive that is shorter than the rounds of whoever calls `tend`.
     """
 
     def __init__(
@@ -66,23 +65,26 @@ class Session:
         on_up: Callable[[], None],
         on_down: Callable[[], None],
         on_message: Callable[[str, bytes], None],
+        way: Way = Way(),  # noqa: B008 - a value
+        *,
+        tends_itself: bool = False,
     ) -> None:
         self._loop, self._log, self._servers = loop, log, servers
         self._server = servers()[0]
         self._turn = 0
         self._device, self._app, self._keepalive_s = device, app, keepalive_s
-        self._make_context, self._birth, self._will, self._bye = make_context, birth, will, bye
+        self._birth, self._will, self._bye = birth, will, bye
         self._on_up, self._on_down, self._on_message = on_up, on_down, on_message
         self._topics = {topics.down(device, app, kind): kind for kind in DOWN}
         self._count = 0
         self._failures = 0
         self._up_since = self._spoke = self._heard = 0.0
         self._up = False
-        self._addresses: list[tuple[int, Any]] = []
-        self._socket: socket.socket | None = None
+        self._way, self._tends_itself = way, tends_itself
+        self._road = Road(loop, way, make_context, self._speak, self._lost)
+        self._socket: ssl.SSLSocket | None = None
         self._client: Client | None = None
         self._notes = _Notes()
-        os.environ.setdefault("RES_OPTIONS", "timeout:2 attempts:1")  # what bounds the one call that blocks
 
     @property
     def up(self) -> bool:
@@ -95,14 +97,7 @@ class Session:
         self._loop.after("session.limit", CONNECT_LIMIT_S, lambda: self._lost("no session in time"))
         places = self._servers()
         self._server = places[self._turn % len(places)]
-        try:
-            host = spelled(self._server.mqtt_host)
-            found = socket.getaddrinfo(host, self._server.mqtt_port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            self._lost(f"{self._server.mqtt_host} cannot be resolved: {error}")
-            return
-        self._addresses = [(family, address) for family, _, _, _, address in found]
-        self._dial("no address")
+        self._road.go(self._server)
 
     def stop(self, why: str = "agent stopped") -> None:
         """Say good-bye, within two seconds, and stay away."""
@@ -111,6 +106,7 @@ class Session:
             self._client.disconnect()
             self._socket.settimeout(STOP_LIMIT_S)
             self._client.loop_write()
+            self._road.flush(STOP_LIMIT_S)
         self._drop()
         self._loop.cancel("session.retry")
 
@@ -128,66 +124,25 @@ class Session:
 
         paho would ping in every keepalive, whatever else is said and answered: that is bytes, and a wake-up.
         """
-        quiet_s = self._loop.now() - min(self._spoke, self._heard)
-        if self._client is not None and self._up and quiet_s >= self._keepalive_s:
+        if self._client is not None and self._up and self._quiet_s() >= self._keepalive_s:
             self._client.loop_misc()
             self._settle()
 
-    # --- step by step to a TLS socket
-
-    def _dial(self, why: str) -> None:
-        self._drop_socket()
-        if not self._addresses:
-            self._lost(why)
-            return
-        family, address = self._addresses.pop(0)
-        try:
-            plain = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        except OSError as error:
-            self._dial(str(error))
-            return
-        self._socket = plain
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-        failure = plain.connect_ex(address)
-        if failure not in (0, errno.EINPROGRESS):
-            self._dial(os.strerror(failure))
-            return
-        self._loop.watch(plain.fileno(), WRITE, lambda _: self._connected(plain))
-
-    def _connected(self, plain: socket.socket) -> None:
-        failure = plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if failure:
-            self._dial(os.strerror(failure))
-            return
-        self._loop.unwatch(plain.fileno())
-        try:
-            tls = self._make_context().wrap_socket(
-                plain, server_hostname=spelled(self._server.mqtt_host), do_handshake_on_connect=False
+    def _tend_again(self) -> None:
+        self.tend()
+        if self._up:
+            left_s = self._keepalive_s - self._quiet_s()
+            self._loop.after(
+                "session.tend", (left_s if left_s > 0 else self._keepalive_s) + TEND_LATER_S, self._tend_again
             )
-        except (OSError, ValueError) as error:
-            self._lost(f"TLS cannot be set up: {error}")
-            return
-        self._socket = tls
-        self._shake(tls)
 
-    def _shake(self, tls: ssl.SSLSocket) -> None:
-        try:
-            tls.do_handshake()
-            if isinstance(tls.context, Dateless):
-                tls.context.check(tls)
-        except ssl.SSLWantReadError:
-            self._loop.watch(tls.fileno(), READ, lambda _: self._shake(tls))
-        except ssl.SSLWantWriteError:
-            self._loop.watch(tls.fileno(), WRITE, lambda _: self._shake(tls))
-        except OSError as error:
-            self._lost(f"TLS failed: {error}")
-        else:
-            self._speak(tls)
+    def _quiet_s(self) -> float:
+        return self._loop.now() - min(self._spoke, self._heard)
 
     # --- paho from here on
 
     def _speak(self, tls: ssl.SSLSocket) -> None:
-        self._count += 1
+        self._count, self._socket = self._count + 1, tls
         client, self._notes = _Client(self._device, tls), _Notes()
         client.will_set(topics.up(self._device, self._app, "presence"), self._will(self._count), qos=1)
         client.on_connect = self._notes.connected
@@ -204,7 +159,7 @@ class Session:
 
     def _ready(self, events: int) -> None:
         client, tls = self._client, self._socket
-        if client is None or not isinstance(tls, ssl.SSLSocket):
+        if client is None or tls is None:
             return
         if events & WRITE:
             client.loop_write()
@@ -234,7 +189,10 @@ class Session:
         self._loop.cancel("session.limit")
         client.subscribe([(topic, 1) for topic in self._topics])
         self.publish("presence", self._birth(self._count))
-        self._log.info("session up", host=self._server.mqtt_host, port=self._server.mqtt_port, session=self._count)
+        host, port = self._way.end(self._server)
+        self._log.info("session up", host=host, port=port, session=self._count)
+        if self._tends_itself:
+            self._tend_again()
         self._on_up()
 
     def _lost(self, why: str) -> None:
@@ -244,7 +202,9 @@ class Session:
         self._turn = 0 if was_up else self._turn + 1
         limit = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2.0 ** min(self._failures - 1, 16))
         delay = limit * (0.5 + int.from_bytes(os.urandom(2), "big") / 131_072)
-        self._log.warning("session down", host=self._server.mqtt_host, detail=why, retry_after_s=round(delay, 1))
+        self._log.warning(
+            "session down", host=self._way.end(self._server)[0], detail=why, retry_after_s=round(delay, 1)
+        )
         self._loop.after("session.retry", delay, self.start)
         if was_up:
             self._on_down()
@@ -255,21 +215,10 @@ class Session:
             self._client.on_socket_close = None
             self._client.on_socket_unregister_write = None
             self._client = None
-        self._addresses = []
+        self._socket = None
         self._loop.cancel("session.limit")
-        self._drop_socket()
-
-    def _drop_socket(self) -> None:
-        if self._socket is not None:
-            if self._socket.fileno() >= 0:
-                self._loop.unwatch(self._socket.fileno())
-                self._socket.close()
-            self._socket = None
-
-
-def spelled(host: str) -> bytes:
-    """`host` as resolver and TLS take it. Given text, Python loads the tables of all the world's letters, 0.4 MB."""
-    return host.encode("ascii" if host.isascii() else "idna")
+        self._loop.cancel("session.tend")
+        self._road.close()
 
 
 class _Notes:

@@ -39,6 +39,12 @@ class Server(NamedTuple):
     mqtt_host: str
     mqtt_port: int
 
+    @property
+    def api_place(self) -> tuple[str, int]:
+        """Host and port of the API."""
+        place = self.api.removeprefix("https://").partition("/")[0]
+        return proxy.place(place if ":" in place.rpartition("]")[2] else f"{place}:443")
+
 
 class Settings(NamedTuple):
     """The content of `agent.toml`, checked. `server` None: there is none."""
@@ -132,7 +138,10 @@ def check_server(table: Any) -> Server:
     host, _, port = str(table["mqtt"]).rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise _refusal(f"server.mqtt = {table['mqtt']!r} is not HOST:PORT", "such as fleet.example.org:8883")
-    return Server(table["api"].rstrip("/"), table["enrol"].rstrip("/"), host.strip("[]"), int(port))
+    server = Server(table["api"].rstrip("/"), table["enrol"].rstrip("/"), host.strip("[]"), int(port))
+    if not server.api_place[0]:
+        raise _refusal(f"server.api = {server.api!r} has no host, or no port", "such as https://HOST:8444")
+    return server
 
 
 def _refusal(message: str, hint: str) -> AgentError:

@@ -35,6 +35,8 @@ class Rhythm(NamedTuple):
     profile: str
     interval_s: int
     full_s: int
+    ping_s: int = 0
+    """Of the owner's own choice, where a network forgets who says nothing."""
 
     @property
     def sample_s(self) -> int:
@@ -43,8 +45,8 @@ class Rhythm(NamedTuple):
 
     @property
     def keepalive_s(self) -> int:
-        """Of the MQTT session: so long that a report takes the place of each ping."""
-        return self.interval_s + min(30, max(1, self.interval_s // 2))
+        """Of the MQTT session: so long that a report takes the place of each ping, unless it was chosen."""
+        return self.ping_s or self.interval_s + min(30, max(1, self.interval_s // 2))
 
     @property
     def expiry_s(self) -> int:
@@ -55,10 +57,10 @@ class Rhythm(NamedTuple):
 PROFILES = {"wired": Rhythm("wired", 60, 3_600), "metered": Rhythm("metered", 900, 86_400)}
 
 
-def rhythm(profile: str, interval_s: int = 0) -> Rhythm:
-    """The rhythm of a profile; with another interval if there is one."""
+def rhythm(profile: str, interval_s: int = 0, keepalive_s: int = 0) -> Rhythm:
+    """The rhythm of a profile; with another interval and keepalive if there are some."""
     usual = PROFILES[profile]
-    return usual._replace(interval_s=interval_s or usual.interval_s)
+    return usual._replace(interval_s=interval_s or usual.interval_s, ping_s=keepalive_s)
 
 
 class Telemetry:

@@ -24,6 +24,7 @@ from beamfleet_agent.log_stream import LogStreams
 from beamfleet_agent.loop import Loop
 from beamfleet_agent.paths import Paths
 from beamfleet_agent.reports import RESEND_FIRST_S, Reports
+from beamfleet_agent.road import Way
 from beamfleet_agent.session import Session
 from beamfleet_agent.settings import Server, Settings
 
@@ -90,6 +91,8 @@ class Uplink:
             on_up=self._risen,
             on_down=self._fallen,
             on_message=self._heard,
+            way=Way.settled(settings, paths),
+            tends_itself=settings.keepalive_s > 0,
         )
 
     def start(self) -> None:
