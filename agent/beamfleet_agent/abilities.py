@@ -1,7 +1,8 @@
 """Owns the question whether this system's sh and tools can do what the launcher asks of them; changes nothing.
 
-Each ability is tried, not looked up: BusyBox has most tools, in builds that differ. What is missing is refused when the
-device is laid down, with the remedy, and not found out at night in a field.
+Each ability is tried, not looked up: BusyBox has most tools, in builds that differ. Only of a system that is off the
+names are looked up. What is missing is refused when the device is laid down, with the remedy, and not found out at
+night in a field.
 """
 
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 
+from beamfleet_agent import system_root
 from beamfleet_agent.errors import AgentError
 
 ABILITIES = {
@@ -37,9 +39,17 @@ ALONE = {"setsid": "setsid true"}
 """Needed where nothing restarts the launcher."""
 
 
-def setpriv() -> str:
+COMMANDS = (
+    "sh", "flock", "sync", "ln", "mv", "mkfifo", "timeout", "true", "head", "tail", "wc", "dd", "sha256sum", "cut",
+    "ls", "grep", "readlink", "sed", "tr", "awk", "sleep", "id", "date", "env",
+)  # fmt: skip
+"""What a system must have that is off and cannot be tried."""
+
+
+def setpriv(root: str = "") -> str:
     """The path of util-linux's setpriv: a BusyBox shell would take its own applet for the bare name."""
-    return shutil.which("setpriv") or "setpriv"
+    found = system_root.command(root, "setpriv") if root else shutil.which("setpriv")
+    return found or "setpriv"
 
 
 def missing(*, as_user: bool, alone: bool = False) -> list[str]:
@@ -48,9 +58,16 @@ def missing(*, as_user: bool, alone: bool = False) -> list[str]:
     return [name for name, words in wanted.items() if not _can(words)]
 
 
-def require(*, as_user: bool) -> None:
-    """Error: `setup.tools` with the names of what is missing."""
-    if lacking := missing(as_user=as_user):
+def missing_in(root: str, *, as_user: bool) -> list[str]:
+    """The commands that the system in the directory `root` lacks. It is off, so this is a matter of their names."""
+    lacking = [name for name in COMMANDS if not system_root.command(root, name)]
+    found = system_root.command(root, "setpriv")
+    return lacking + (["setpriv"] if as_user and (not found or system_root.is_busybox(root, found)) else [])
+
+
+def require(*, as_user: bool, root: str = "") -> None:
+    """Error: `setup.tools` with the names of what is missing on this machine, or in a system at `root` that is off."""
+    if lacking := missing_in(root, as_user=as_user) if root else missing(as_user=as_user):
         hint = "install util-linux and coreutils, or a BusyBox with these applets (flock, setpriv: from util-linux)"
         raise AgentError("setup.tools", f"the launcher needs, and this system cannot: {', '.join(lacking)}", hint)
 

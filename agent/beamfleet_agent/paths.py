@@ -10,9 +10,9 @@ class Paths:
 
     __slots__ = (
         "agent_pid", "agent_sock", "app_dir", "app_env", "authorities", "bearings", "boot", "ca", "cert", "current",
-        "data", "doorbell", "dump", "etc", "identity", "journal", "key", "launcher_conf", "lib", "link_sock", "lock",
-        "next_key", "next_pair", "pair", "proxy_secret", "requests", "root", "run", "run_app", "settings", "slots",
-        "staging", "token", "tried", "trust", "trust_root", "var",
+        "data", "doorbell", "dump", "etc", "given", "identity", "journal", "key", "launcher_conf", "lib", "link_sock",
+        "lock", "next_key", "next_pair", "pair", "provision", "provisioned", "proxy_secret", "requests", "root", "run",
+        "run_app", "seed", "settings", "slots", "staging", "token", "tried", "trust", "trust_root", "var",
     )  # fmt: skip
 
     def __init__(self, root: str = "", app: str = "main") -> None:
@@ -31,6 +31,10 @@ class Paths:
         self.trust = f"{self.var}/trust"
         self.authorities = f"{self.trust}/authorities.pem"
         self.bearings = f"{self.trust}/bearings"
+        self.seed = f"{self.var}/seed.bundle"
+        self.provision = f"{self.etc}/provision.json"
+        self.provisioned = f"{self.var}/provisioned"
+        self.given = f"{self.etc}/given"
         self.identity = f"{self.var}/identity"
         self.pair = f"{self.identity}/pair.pem"
         self.next_pair = f"{self.identity}/next.pem"

@@ -1,80 +1,71 @@
 """Owns laying a device down: directories, settings, launcher, and for a device in a directory the script that runs it.
 
+Three kinds of root: "" is the machine itself; DIR with single_user is a device in a directory, which needs no system;
+DIR without it is the root file system of a machine that does not run, whose users and tools are looked for in there.
 Safe to repeat: what identifies the device (key, certificate, trust, slots, journal) is never touched, everything else
 is brought to what is asked. Refuses a filesystem that a power cut may damage, unless that is allowed. Enrols nothing.
 """
 
-import base64
 import json
 import os
-import pwd
-import re
-import shlex
-import sys
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from beamfleet_bundles import durable, pki
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.filesystem import Mount, mount_of
 
-from beamfleet_agent import abilities, settings
+from beamfleet_agent import abilities, settings, setup_words, system_root
+from beamfleet_agent.directory_device import run_script
 from beamfleet_agent.errors import AgentError
+from beamfleet_agent.given_files import GivenFiles
 from beamfleet_agent.paths import Paths
+from beamfleet_agent.proxy import split
+from beamfleet_agent.setup_words import IN_TOML, IN_TOML_IF_GIVEN
+from beamfleet_agent.system_root import Account
 
-WORDS: dict[str, tuple[type, Any]] = {
-    "device": (str, None),
-    "app": (str, "main"),
-    "hardware": (str, ""),
-    "server": (dict, {}),
-    "ca_pem": (str, None),
-    "root_json_base64": (str, None),
-    "token": (str, ""),
-    "certificate_pem": (str, ""),
-    "key_pem": (str, ""),
-    "env": (dict, {}),
-    "single_user": (bool, False),
-    "allow_unsafe_filesystem": (bool, False),
-    "trial_s": (int, 30),
-    "trial_deadline_s": (int, 0),
-    "profile": (str, "wired"),
-    "health_interval_s": (int, 0),
-    "poll_interval_s": (int, 900),
-    "network": (str, ""),
-    "watchdog": (str, ""),
-    "python": (str, sys.executable),
-}
-"""What `setup` takes, with types and defaults; None: must be given."""
-IN_TOML = ("device", "app", "hardware", "trial_s", "profile", "health_interval_s", "poll_interval_s", "single_user",
-           "allow_unsafe_filesystem", "network")  # fmt: skip
 SCRIPTS = ("launcher", "state", "rules", "vm", "start", "strangers", "hooks", "errand", "watchdog")
 DEVICE_FILES = dict.fromkeys(SCRIPTS, 0o755) | {"beamfleet_link.beam": 0o644}
 AGENT_USER, APP_USER = "beamfleet", "beamfleet-app"
 START_MARGIN_S = 10
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+class Owners(NamedTuple):
+    """The users of a device whose release is not to touch the agent."""
+
+    agent: Account
+    app: Account
 
 
 def set_up(root: str, words: Any) -> dict[str, Any]:
     """Lay the device down in `root` ("" is the machine itself). Errors: `setup.*`, `agent.settings`."""
-    given = _checked(words)
+    given = setup_words.checked(words)
     paths = Paths(root, given["app"])
+    given["proxy"], proxy_secret = split(given["proxy"])
     document = {key: given[key] for key in IN_TOML} | ({"server": given["server"]} if given["server"] else {})
+    document |= {key: given[key] for key in IN_TOML_IF_GIVEN if given[key] != setup_words.WORDS[key][1]}
     settings.check(document)
     deadline_s = given["trial_deadline_s"] or max(60, 2 * given["trial_s"] + START_MARGIN_S)
     if deadline_s < given["trial_s"] + START_MARGIN_S:
         hint = f"use at least trial_s + {START_MARGIN_S}: the release has to start before it can be well"
         raise AgentError("setup.words", f"trial_deadline_s = {deadline_s} is too short for trial_s", hint)
-    root_json = _root_json(given["root_json_base64"])
+    root_json = setup_words.root_json(given["root_json_base64"])
+    in_directory = bool(root) and given["single_user"]
+    system = "" if in_directory else root
+    for place in (paths.etc, paths.lib, paths.app_dir):
+        system_root.inside(system, place.removeprefix(system))
     pair = _pair(given, Path(paths.pair))
     mount = _filesystem(paths, given["allow_unsafe_filesystem"])
-    owners = _owners(given["single_user"])
-    abilities.require(as_user=not given["single_user"])
+    owners = None if given["single_user"] else _owners(root)
+    abilities.require(as_user=owners is not None, root=system)
+    files = GivenFiles(root, given, in_directory=in_directory)
     fresh = not Path(paths.settings).exists()
-    _directories(paths)
+    _directories(paths, runs=not system)
     durable.replace(Path(paths.ca), given["ca_pem"].encode(), 0o644)
     durable.replace(Path(paths.trust_root), root_json, 0o644)
-    durable.replace(Path(paths.launcher_conf), _launcher_conf(deadline_s, owners, given).encode(), 0o644)
+    conf = _launcher_conf(deadline_s, owners, given["watchdog"], abilities.setpriv(system))
+    durable.replace(Path(paths.launcher_conf), conf.encode(), 0o644)
     if given["env"] or not Path(paths.app_env).exists():
         durable.replace(Path(paths.app_env), _environment(given["env"]).encode(), 0o640)
     if pair:
@@ -82,15 +73,17 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
     enrolled = Path(paths.pair).exists() or Path(paths.cert).exists()
     if given["token"] and not enrolled:
         durable.replace(Path(paths.token), given["token"].strip().encode() + b"\n", 0o600)
-    package = resources.files("beamfleet_agent") / "device"
-    for name, mode in DEVICE_FILES.items():
-        source = package / name
-        if not source.is_file():
-            raise AgentError("setup.incomplete", f"this installation has no device/{name}", "run ./dev setup")
-        durable.replace(Path(paths.lib, name), source.read_bytes(), mode)
-    if root:
-        durable.replace(Path(root, "run"), _run_script(given["python"]).encode(), 0o755)
-    _own(paths, owners)
+    if proxy_secret:
+        durable.replace(Path(paths.proxy_secret), proxy_secret.encode() + b"\n", 0o600)
+    else:
+        Path(paths.proxy_secret).unlink(missing_ok=True)
+    if not os.path.isdir(f"{paths.lib}/python"):  # else they are a package's
+        _device_files(paths)
+    if in_directory:
+        durable.replace(Path(root, "run"), run_script(given["python"]).encode(), 0o755)
+    files.lay()
+    if owners:
+        _own(paths, owners, runs=not system)
     durable.replace(Path(paths.settings), _toml(document).encode(), 0o644)  # last: with it the device is laid down
     return {
         "device": given["device"],
@@ -100,8 +93,17 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
         "filesystem": mount.kind,
         "unsafe_filesystem": not mount.safe,
         "trial_deadline_s": deadline_s,
-        "run": f"{root}/run" if root else "",
+        "run": f"{root}/run" if in_directory else "",
     }
+
+
+def _device_files(paths: Paths) -> None:
+    package = resources.files("beamfleet_agent") / "device"
+    for name, mode in DEVICE_FILES.items():
+        source = package / name
+        if not source.is_file():
+            raise AgentError("setup.incomplete", f"this installation has no device/{name}", "run ./dev setup")
+        durable.replace(Path(paths.lib, name), source.read_bytes(), mode)
 
 
 def _pair(given: dict[str, Any], place: Path) -> bytes:
@@ -128,40 +130,6 @@ def _pair(given: dict[str, Any], place: Path) -> bytes:
     return pair
 
 
-def _checked(words: Any) -> dict[str, Any]:
-    if not isinstance(words, dict):
-        raise AgentError("setup.words", "the settings are not a JSON object", "give them on standard input")
-    if unknown := sorted(set(words) - set(WORDS)):
-        raise AgentError("setup.words", f"there is no setting {unknown[0]!r}", f"the settings are {', '.join(WORDS)}")
-    given: dict[str, Any] = {}
-    for key, (kind, default) in WORDS.items():
-        value = words.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise AgentError("setup.words", f"the setting {key} is missing", "give it on standard input")
-        if type(value) is not kind:
-            raise AgentError("setup.words", f"{key} is {type(value).__name__}, not {kind.__name__}")
-        given[key] = value
-    for name, value in given["env"].items():
-        if not _NAME.fullmatch(name) or not isinstance(value, str) or not value.isprintable():
-            hint = "use NAME=VALUE with letters, digits and _ in the name, and a value of one line"
-            raise AgentError("setup.environment", f"{name!r} cannot be set in app.env", hint)
-    if "BEGIN CERTIFICATE" not in given["ca_pem"]:
-        raise AgentError("setup.words", "ca_pem is not a certificate in PEM", "give the fleet's authority")
-    return given
-
-
-def _root_json(encoded: str) -> bytes:
-    try:
-        data = base64.b64decode(encoded, validate=True)
-        if json.loads(data)["signed"]["_type"] != "root":
-            raise ValueError
-    except (ValueError, KeyError, TypeError):
-        hint = "run `beamfleet init` first: it makes and uploads the root"
-        raise AgentError("setup.words", "root_json_base64 is not TUF root metadata", hint) from None
-    return data
-
-
 def _filesystem(paths: Paths, allowed: bool) -> Mount:
     place = Path(paths.var)
     while not place.exists():
@@ -174,25 +142,22 @@ def _filesystem(paths: Paths, allowed: bool) -> Mount:
     return mount
 
 
-def _owners(single_user: bool) -> tuple[pwd.struct_passwd | None, pwd.struct_passwd | None]:
-    """(the agent's user, the application's user), or none where all is one user."""
-    if single_user:
-        return None, None
-    try:
-        return pwd.getpwnam(AGENT_USER), pwd.getpwnam(APP_USER)
-    except KeyError:
+def _owners(root: str) -> Owners:
+    agent, app = system_root.account(root, AGENT_USER), system_root.account(root, APP_USER)
+    if agent is None or app is None:
         hint = "make them, or use --single-user: then everything runs as you"
-        text = f"agent and release run as the system users {AGENT_USER} and {APP_USER}; one is missing here"
-        raise AgentError("setup.no_user", text, hint) from None
+        text = f"agent and release run as the system users {AGENT_USER} and {APP_USER}; one is missing in {root or '/'}"
+        raise AgentError("setup.no_user", text, hint)
+    return Owners(agent, app)
 
 
-def _directories(paths: Paths) -> None:
+def _directories(paths: Paths, *, runs: bool) -> None:
+    """`runs`: of a system that is off, /run is nothing that would last."""
     modes = {
         paths.etc: 0o755, f"{paths.etc}/app.d": 0o750, paths.lib: 0o755, paths.var: 0o755, paths.identity: 0o700,
-        paths.trust: 0o700, paths.app_dir: 0o755, paths.slots: 0o755, paths.staging: 0o700, paths.boot: 0o755,
-        paths.requests: 0o700, paths.data: 0o700, paths.dump: 0o700, paths.run: 0o755, paths.run_app: 0o755,
-        f"{paths.lib}/hooks.d": 0o755,
-    }  # fmt: skip
+        paths.trust: 0o700, f"{paths.var}/apps": 0o755, paths.app_dir: 0o755, paths.slots: 0o755, paths.staging: 0o700,
+        paths.boot: 0o755, paths.requests: 0o700, paths.data: 0o700, paths.dump: 0o700, f"{paths.lib}/hooks.d": 0o755,
+    } | ({paths.run: 0o755, paths.run_app: 0o755} if runs else {})  # fmt: skip
     try:
         for path, mode in modes.items():
             os.makedirs(path, exist_ok=True)
@@ -203,37 +168,34 @@ def _directories(paths: Paths) -> None:
         ) from error
 
 
-def _own(paths: Paths, owners: tuple[pwd.struct_passwd | None, pwd.struct_passwd | None]) -> None:
+def _own(paths: Paths, owners: Owners, *, runs: bool) -> None:
     agent, app = owners
-    if agent is None or app is None:
-        return
-    for path in (paths.var, paths.run):  # it makes files of its own there, and touches nobody else's
-        os.chown(path, 0, agent.pw_gid)
+    for path in (paths.var, paths.run) if runs else (paths.var,):  # it makes files of its own there, no others' are its
+        os.chown(path, 0, agent.gid)
         os.chmod(path, 0o1775)  # noqa: S103 - sticky
     for path in (paths.identity, paths.trust, paths.slots, paths.staging, paths.requests):
-        os.chown(path, agent.pw_uid, agent.pw_gid)
-    for path in (paths.token, paths.pair):
+        os.chown(path, agent.uid, agent.gid)
+    for path in (paths.token, paths.pair, paths.proxy_secret, paths.seed):
         if os.path.exists(path):
-            os.chown(path, agent.pw_uid, agent.pw_gid)
-    os.chown(paths.data, app.pw_uid, app.pw_gid)
-    os.chown(paths.dump, app.pw_uid, agent.pw_gid)
+            os.chown(path, agent.uid, agent.gid, follow_symlinks=False)
+    os.chown(paths.data, app.uid, app.gid)
+    os.chown(paths.dump, app.uid, agent.gid)
     os.chmod(paths.dump, 0o2750)  # noqa: S103 - the agent reads the dumps that the release leaves there
     for path in (paths.app_env, f"{paths.etc}/app.d"):
-        os.chown(path, 0, app.pw_gid)
+        os.chown(path, 0, app.gid)
 
 
-def _launcher_conf(deadline_s: int, owners: tuple[pwd.struct_passwd | None, ...], given: dict[str, Any]) -> str:
-    agent, app = owners
+def _launcher_conf(deadline_s: int, owners: Owners | None, watchdog: str, setpriv: str) -> str:
     lines = {
         "trial_deadline_s": deadline_s,
         "max_trial_boots": 3,
-        "app_user": app.pw_name if app else "",
-        "agent_group": agent.pw_name if agent else "",
-        "app_max_processes": 4096 if app else 0,
-        "watchdog": given["watchdog"],
+        "app_user": owners.app.name if owners else "",
+        "agent_group": owners.agent.name if owners else "",
+        "app_max_processes": 4096 if owners else 0,
+        "watchdog": watchdog,
         "watchdog_no_vm_s": 600,
         "hook_timeout_s": 60,
-        "setpriv": abilities.setpriv(),
+        "setpriv": setpriv,
         "respawned": "yes",
         "heart_beat_timeout_s": 11,
         "log_max_bytes": 1 << 20,
@@ -251,51 +213,3 @@ def _toml(document: dict[str, Any]) -> str:
     flat = "".join(f"{key} = {json.dumps(value)}\n" for key, value in document.items() if key != "server")
     server = "".join(f"{key} = {json.dumps(value)}\n" for key, value in document.get("server", {}).items())
     return head + flat + (f"\n[server]\n{server}" if server else "")
-
-
-def _run_script(python: str) -> str:
-    return RUN.replace("@PYTHON@", shlex.quote(python))
-
-
-RUN = r"""#!/bin/sh
-# Stands for the init of this directory device: keeps its launcher and its agent running, with a pause of a second.
-# TERM ends both and waits for them. Laid down by `beamfleet-agent setup`.
-set -u
-dir=$(cd "$(dirname "$0")" && pwd -P) || exit 1
-mkdir -p "$dir/var/run/beamfleet/main" || exit 1
-exec 9>>"$dir/var/run/beamfleet/init.lock" </dev/null
-flock -n 9 || {
-  echo "error: process $(cat "$dir/var/run/beamfleet/init.pid") runs $dir already (run.already_running)" >&2
-  echo "hint: one is enough; end that process to start anew" >&2
-  exit 1
-}
-echo $$ >"$dir/var/run/beamfleet/init.pid"
-
-keep() { # COMMAND...: respawn it until TERM
-  leaving='' child=''
-  trap 'leaving=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT HUP
-  while [ -z "$leaving" ]; do
-    "$@" 9>&- &
-    child=$!
-    finish "$child"
-    [ -z "$leaving" ] || break
-    sleep 1 9>&- &
-    child=$!
-    finish "$child"
-  done
-}
-
-finish() { # wait, also through signals; a TERM that came before the child was known reaches it here
-  [ -z "${leaving:-}" ] || kill -TERM "$1" 2>/dev/null
-  while kill -0 "$1" 2>/dev/null; do wait "$1"; done
-}
-
-keep sh "$dir/usr/lib/beamfleet/launcher" "$dir" &
-launcher=$!
-keep @PYTHON@ -I -m beamfleet_agent run --root "$dir" &
-agent=$!
-leaving=''
-trap 'kill -TERM "$agent" "$launcher" 2>/dev/null' TERM INT HUP
-finish "$agent"
-finish "$launcher"
-"""
