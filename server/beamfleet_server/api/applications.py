@@ -24,6 +24,7 @@ from beamfleet_server.api.operators import (
     metadata,
     pins,
     quarantine,
+    retirement,
     rollouts,
     server,
     sessions,
@@ -38,6 +39,7 @@ from beamfleet_server.api.schemas import Address
 from beamfleet_server.authorities import Authorities
 from beamfleet_server.bell import Bell
 from beamfleet_server.broker.client import BrokerClient
+from beamfleet_server.broker.passage import Passages
 from beamfleet_server.clock import Clock
 from beamfleet_server.data import DataDirectory
 from beamfleet_server.errors import ServerError
@@ -122,6 +124,7 @@ def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str
         approvals.router(store, authentication, parts.clock),
         quarantine.router(store, authentication, parts.clock),
         pins.router(store, authentication, parts.clock),
+        retirement.router(store, authentication, parts.client, parts.clock),
         events.router(store, parts.bell, parts.stopping),
         stream.router(
             store,
@@ -148,7 +151,15 @@ def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str
             routers,
             streamed=[bundles.UPLOAD],
         ),
-        "devices": devices.application(store, parts.publisher, parts.keys, parts.evidence, of_devices, parts.clock),
+        "devices": devices.application(
+            store,
+            parts.publisher,
+            parts.keys,
+            parts.evidence,
+            Passages(*parts.client.address),
+            of_devices,
+            parts.clock,
+        ),
         "enrolment": enrolment.application(
             store,
             parts.authorities,

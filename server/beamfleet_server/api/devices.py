@@ -1,6 +1,6 @@
 """Owns what devices fetch over HTTPS: metadata, manifests, packs, their assignment. Everything here is signed
 elsewhere. What they offer, when they have seen newer metadata than they are served, is verified by `publishing`; what
-they hand in is `device_evidence`.
+they hand in is `device_evidence`, and their way to the broker where only this port is open `device_session`.
 
 The listener ends the handshake without a certificate of the fleet; here its serial is looked up on each request.
 """
@@ -16,10 +16,12 @@ from fastapi.responses import FileResponse
 from beamfleet_server.api import problems
 from beamfleet_server.api.device_evidence import LARGEST_PIECE, take_evidence
 from beamfleet_server.api.device_evidence import PLACE as EVIDENCE
+from beamfleet_server.api.device_session import take_sessions
 from beamfleet_server.api.guard import Guard, stand
 from beamfleet_server.api.limits import BodyLimit
 from beamfleet_server.api.problems import TooManyError
 from beamfleet_server.api.schemas import AdoptedMetadata, OfferedMetadata, decoded
+from beamfleet_server.broker.passage import Passages
 from beamfleet_server.clock import Clock
 from beamfleet_server.errors import ServerError
 from beamfleet_server.evidence import EvidenceFiles
@@ -83,7 +85,13 @@ class Identified:
 
 
 def application(
-    store: Store, publisher: Publisher, keys: OnlineKeys, evidence: EvidenceFiles, rates: Rates, clock: Clock
+    store: Store,
+    publisher: Publisher,
+    keys: OnlineKeys,
+    evidence: EvidenceFiles,
+    passages: Passages,
+    rates: Rates,
+    clock: Clock,
 ) -> FastAPI:
     """The ASGI application of the devices' listener."""
     app = FastAPI(title="beamfleet devices", openapi_url=None, docs_url=None, redoc_url=None)
@@ -142,6 +150,7 @@ def application(
         return Response(told.body, media_type="application/json", headers=headers)
 
     take_evidence(app, evidence, identified, clock)
+    take_sessions(app, passages, identified)
     app.add_middleware(BodyLimit, limit=LARGEST_BODY, larger={OFFER: LARGEST_OFFER, EVIDENCE: LARGEST_PIECE})
     return app
 

@@ -16,6 +16,23 @@ class Retirement(Closed):
     force: bool = False
 
 
+class Successor(Closed):
+    """Which device replaces another one: an id, of a device that is there or will enrol."""
+
+    by: str = Field(max_length=80)
+
+
+class Replaced(BaseModel):
+    """A device that another one replaces. `handed_over`: since when that has its labels, its pin and its place in
+    rollouts; null: it gets them when it enrols. `waits`: it asks without a token to be let in."""
+
+    device: str
+    by: str
+    retired: str
+    handed_over: str | None
+    waits: bool
+
+
 class NewToken(Closed):
     """A token for one device, once; with `replace` for one that is enrolled already, whose certificates then end. Or,
     without a device, for `count` new devices whose ids begin with `prefix`."""

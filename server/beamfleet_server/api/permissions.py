@@ -43,6 +43,8 @@ NEEDED: Mapping[str, str] = {
     "devices.provision": OPERATOR,
     "devices.revoke": OPERATOR,
     "devices.accept_clone": OPERATOR,
+    "devices.decommission": OPERATOR,
+    "devices.replace": OPERATOR,
     "devices.delete": ADMIN,
     "devices.pin": OPERATOR,
     "devices.unpin": OPERATOR,

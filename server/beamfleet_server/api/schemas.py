@@ -265,7 +265,8 @@ class Update(BaseModel):
 
 class Device(BaseModel):
     """A device as it last described itself. What it says is not proof of anything but that it said so. `clone`: when
-    its identity was last seen to be used by two machines; `pinned`: why rollouts leave it alone."""
+    its identity was last seen to be used by two machines; `pinned`: why rollouts leave it alone; `retired`: since when
+    it is out of service; `replaced_by`: which one has its place, or gets it when it enrols."""
 
     id: str
     labels: Labels
@@ -286,6 +287,8 @@ class Device(BaseModel):
     unsafe_filesystem: bool
     clone: str | None
     pinned: str
+    retired: str | None
+    replaced_by: str
 
 
 class Certificate(BaseModel):
@@ -319,11 +322,14 @@ class Event(BaseModel):
 
 
 class DeviceDetails(Device):
-    """A device with everything that is known about it; `history` is its newest events, newest first."""
+    """A device with everything that is known about it; `history` is its newest events, newest first; `replaces`: the
+    device whose place it has."""
 
     health: HealthDetails
     agent: str
     profile: str
+    retired_by: str
+    replaces: str
     inventory: dict[str, Any]
     previous: str
     failed: str

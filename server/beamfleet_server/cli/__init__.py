@@ -40,10 +40,10 @@ from beamfleet_server.cli import (
     keys,
     login,
     operators,
-    pins,
     products,
     push,
     quarantine,
+    retirement,
     serving,
     simulate,
     steering,
@@ -98,7 +98,7 @@ app.command("push", epilog=push.EXAMPLES)(push.push)
 app.add_typer(steering.app, name="rollout")
 app.add_typer(approvals.app, name="approval")
 app.add_typer(quarantine.app, name="quarantine")
-app.add_typer(pins.app, name="device")
+app.add_typer(retirement.app, name="device")
 app.command("events", epilog=events.EXAMPLES)(events.events)
 app.command("logs", epilog=diagnosing.LOGS_EXAMPLES)(diagnosing.logs)
 app.add_typer(webhooks.app, name="webhook")

@@ -20,6 +20,8 @@ _STYLES = {
     "offline": "red",
     "online, CLONE": "red",
     "offline, CLONE": "red",
+    "replaced": "dim",
+    "decommissioned": "dim",
     "committed": "green",
     "trial": "cyan",
     "reverted": "red",
@@ -31,11 +33,17 @@ HISTORY = 20
 
 
 @app.command("list", epilog=examples("beamfleet device list", "beamfleet device list -l site=berlin -o json"))
-def list_devices(ctx: typer.Context, labels: Selector = None, output: Printed = Format.TABLE) -> None:
+def list_devices(
+    ctx: typer.Context,
+    labels: Selector = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that were decommissioned or replaced.")] = False,
+    output: Printed = Format.TABLE,
+) -> None:
     """List devices: online or not, the release each one really runs, where an update stands, and how well each is."""
     session = Session.of(ctx, output)
     chosen = selector(labels or ())
-    devices = list(session.client.pages("/devices", {"selector": chosen}))
+    query = {"selector": chosen, "retired": "true" if everything else ""}
+    devices = list(session.client.pages("/devices", query))
     empty = (
         f"no device has the labels {chosen}"
         if chosen
@@ -85,7 +93,7 @@ def delete(
     sure: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     output: Printed = Format.TABLE,
 ) -> None:
-    """Delete a device with everything that is kept of it: reports, events, labels, tokens.
+    """Forget a device: reports, events, labels, tokens. To keep its history, decommission it instead.
 
     Its certificates are refused from now on and its session ends. The audit keeps that it was done, and by whom.
     """
@@ -113,6 +121,8 @@ def update(device: Item) -> str:
 
 
 def presence(device: Item) -> str:
+    if device.get("retired"):
+        return "replaced" if device["replaced_by"] else "decommissioned"
     return ("online" if device["online"] else "offline") + (", CLONE" if device.get("clone") else "")
 
 
@@ -161,6 +171,8 @@ def _facts(device: Item, samples: Item, now: datetime) -> list[tuple[str, object
         ("certificate", _certificate(certificate)),
         ("denied", _denial(device.get("denial"))),
         ("pinned", device.get("pinned")),
+        ("out of service", _retirement(device)),
+        ("replaces", device.get("replaces")),
         ("clone", _clone(device.get("clone"))),
         ("agent", _words(device, "agent", "profile")),
         ("system", " ".join(str(inventory[key]) for key in ("os", "kernel") if inventory.get(key))),
@@ -195,6 +207,13 @@ def _denial(denial: Item | None) -> str:
 
 def _clone(seen: str | None) -> str:
     return f"two machines were seen with this identity, last {show_time(seen)}" if seen else ""
+
+
+def _retirement(device: Item) -> str:
+    if not device.get("retired"):
+        return ""
+    how = f"replaced by {device['replaced_by']}" if device["replaced_by"] else "decommissioned"
+    return f"{how}, {show_time(device['retired'])}, by {device['retired_by']}"
 
 
 def _words(inventory: Item, *keys: str) -> str:

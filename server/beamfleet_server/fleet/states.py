@@ -81,11 +81,14 @@ ALREADY = "already"
 DEADLINE = "deadline"
 HELD = "held"
 PINNED = "pinned"
+REPLACED = "replaced"
+RETIRED = "decommissioned"
 STEP = "step"
 TARGET = "target"
 VERSION = "version"
-"""Reasons of members that are ours: runs it already; too late; put on hold; left alone; the next stone is due; no
-bundle for its target; its version is unknown and the plan has stones."""
+"""Reasons of members that are ours: runs it already; too late; put on hold; left alone; out of service, with another
+in its place or without; the next stone is due; no bundle for its target; its version is unknown and the plan has
+stones."""
 
 
 def is_evidence(state: State, reason: str) -> bool:

@@ -29,6 +29,7 @@ from beamfleet_server.store.parts import Parts
 from beamfleet_server.store.quarantine import Quarantine
 from beamfleet_server.store.reports import Reports
 from beamfleet_server.store.requests import Requests
+from beamfleet_server.store.retirement import Retirement
 from beamfleet_server.store.rollouts import Rollouts
 from beamfleet_server.store.samples import Samples
 from beamfleet_server.store.seen import Seen
@@ -57,6 +58,7 @@ class Store:
         self.enrolment = Enrolment(self.database)
         self.clones = Clones(self.database)
         self.devices = Devices(self.database, sign, clock)
+        self.retirement = Retirement(self.database, sign)
         self.samples = Samples(self.database)
         self.reports = Reports(self.database, self.samples)
         self.silence = Silence(self.database)

@@ -36,6 +36,7 @@ from beamfleet_server.store.label_text import labels_as_text
 from beamfleet_server.store.samples import forget
 from beamfleet_server.store.standing import reporting, verdict
 from beamfleet_server.store.tables import (
+    IN_SERVICE,
     applications,
     certificates,
     devices,
@@ -51,7 +52,8 @@ from beamfleet_server.store.tables import (
 class Device:
     """A device and the newest word of its application; `state` and `progress` are the messages as they came, `verdict`
     is that of this moment, `reasons` and `sections` are of its newest health report, which was `received` then.
-    `clone`: when one of two machines with its identity came back last."""
+    `clone`: when one of two machines with its identity came back last. `retired`: since when it is out of service;
+    `replaced_by`, `replaces`: which one has its place, and whose place it has."""
 
     name: str
     enrolled: int | None
@@ -79,6 +81,10 @@ class Device:
     clone: int | None = None
     pinned: str = ""
     pinned_by: str = ""
+    retired: int | None = None
+    retired_by: str = ""
+    replaced_by: str = ""
+    replaces: str = ""
     timezone: str = ""
     network: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -93,10 +99,14 @@ class Devices:
         self._sign = sign
         self._clock = clock
         self._listed = _listed()  # to compose it takes as long as to read fifty devices
+        self._serving = self._listed.where(IN_SERVICE)
 
-    def page(self, selector: Selector, after: str, limit: int) -> Sequence[Any]:
-        """At most `limit` devices that match, by name, beginning after the name `after`: rows of `_listed`."""
-        query = self._listed.where(*matching(selector)) if selector.terms else self._listed
+    def page(self, selector: Selector, after: str, limit: int, *, retired: bool = False) -> Sequence[Any]:
+        """At most `limit` devices that match, by name, beginning after the name `after`: rows of `_listed`. retired:
+        also those that are out of service."""
+        query = self._listed if retired else self._serving
+        if selector.terms:
+            query = query.where(*matching(selector))
         values = {"now": self._clock(), "after": after, "limit": limit}
         return self._database.read(lambda connection: connection.execute(query, values).all())
 
@@ -151,13 +161,7 @@ class Devices:
 
         def change(connection: Connection) -> None:
             device_id = _pin(connection, name, reason or "pinned", by)
-            member = rollout_devices.c
-            ours = (member.device_id == device_id, member.state.in_((State.PENDING, *NOT_SWAPPED)))
-            offered = select(member.attempt, member.rollout_id).where(*ours, member.state != State.PENDING)
-            tasks = [Task(device_id, None, *row) for row in connection.execute(offered)]
-            left = {"state": State.SKIPPED, "reason": PINNED, "detail": "", "next_try": None, "deadline": None}
-            connection.execute(update(rollout_devices).where(*ours).values(**left, updated=now))
-            assign(self._database, connection, tasks, self._sign, now)
+            withdraw_offers(self._database, connection, device_id, self._sign, now)
 
         self._database.write(change)
 
@@ -177,10 +181,21 @@ class Devices:
         return bool(found.keepalive_s)
 
     def counts(self) -> tuple[int, int]:
-        """How many devices there are, and how many are online."""
-        query = select(func.count(), func.count().filter(devices.c.online)).select_from(devices)
+        """How many devices are in service, and how many of them are online."""
+        query = select(func.count(), func.count().filter(devices.c.online)).select_from(devices).where(IN_SERVICE)
         total, online = self._database.read(lambda connection: connection.execute(query).one())
         return int(total), int(online)
+
+
+def withdraw_offers(database: Database, connection: Connection, device_id: int, sign: Sign, now: int) -> None:
+    """Inside a change: a device is pinned; what it was offered and has not swapped is withdrawn."""
+    member = rollout_devices.c
+    ours = (member.device_id == device_id, member.state.in_((State.PENDING, *NOT_SWAPPED)))
+    offered = select(member.attempt, member.rollout_id).where(*ours, member.state != State.PENDING)
+    tasks = [Task(device_id, None, *row) for row in connection.execute(offered)]
+    left = {"state": State.SKIPPED, "reason": PINNED, "detail": "", "next_try": None, "deadline": None}
+    connection.execute(update(rollout_devices).where(*ours).values(**left, updated=now))
+    assign(database, connection, tasks, sign, now)
 
 
 def _pin(connection: Connection, name: str, reason: str, by: str) -> int:
@@ -241,6 +256,8 @@ def _listed() -> Select[Any]:
         _underway(),
         cast(devices.c.returns, Text).label("returns"),
         devices.c.pinned,
+        devices.c.retired,
+        devices.c.replaced_by,
     )
     after = devices.c.name > bindparam("after", type_=String)
     return query.select_from(reporting()).where(after).order_by(devices.c.name).limit(bindparam("limit", type_=Integer))
@@ -248,6 +265,8 @@ def _listed() -> Select[Any]:
 
 def _devices(now: int) -> Select[Any]:
     app = applications.c
+    older = devices.alias("older")
+    place = (older.c.replaced_by == devices.c.name, older.c.replaced_by != "", older.c.handed_over.is_not(None))
     return select(
         devices.c.id,
         devices.c.name,
@@ -259,6 +278,10 @@ def _devices(now: int) -> Select[Any]:
         devices.c.returns,
         devices.c.pinned,
         devices.c.pinned_by,
+        devices.c.retired,
+        devices.c.retired_by,
+        devices.c.replaced_by,
+        func.coalesce(select(func.max(older.c.name)).where(*place).scalar_subquery(), "").label("replaces"),
         devices.c.offline_reason,
         devices.c.offline_since,
         app.timezone,

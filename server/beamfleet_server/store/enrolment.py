@@ -22,6 +22,7 @@ from beamfleet_server.store.events import NewEvent, append
 from beamfleet_server.store.gate import REVOKED
 from beamfleet_server.store.health_tables import health
 from beamfleet_server.store.samples import forget
+from beamfleet_server.store.succession import awaited, hand_over
 from beamfleet_server.store.tables import (
     applications,
     authorities,
@@ -268,6 +269,9 @@ def enrol(
         connection.execute(delete(labels).where(labels.c.device_id == device_id, labels.c.key == key))
         connection.execute(insert(labels).values(device_id=device_id, key=key, value=value))
     append(database, connection, [NewEvent(now, "enrolled", cause, device_id=device_id)])
+    replaced = awaited(connection, device)
+    if replaced is not None:
+        hand_over(database, connection, replaced, device_id, now)
     database.touch(TOUCHED)
     return keep(connection, device_id, certificate), certificate.der
 
@@ -304,12 +308,13 @@ def _given(token_id: int, device: str, key_sha256: str) -> Any:
 
 
 def _begin_anew(connection: Connection, device_id: int, now: int) -> None:
-    """A device was replaced or flashed again: its old certificates end, its counters begin at zero, and what was held
-    against the old one is forgotten."""
+    """A device was replaced or flashed again: its old certificates end, its counters begin at zero, what was held
+    against the old one is forgotten, and it is in service, also if it was not."""
     old = (certificates.c.device_id == device_id, certificates.c.revoked.is_(None))
     connection.execute(update(certificates).where(*old).values(revoked=now))
     fresh = {"enrolled": now, "session": 0, "machines": [], "returns": [], "keepalive_s": 0, "interval_s": 0}
-    connection.execute(update(devices).where(devices.c.id == device_id).values(fresh))
+    served = {"retired": None, "retired_by": "", "replaced_by": "", "handed_over": None}
+    connection.execute(update(devices).where(devices.c.id == device_id).values(fresh | served))
     connection.execute(delete(denials).where(denials.c.device_id == device_id, denials.c.cause == "clone"))
     connection.execute(update(events).where(events.c.device_id == device_id).values(boot=None, seq=None))
     connection.execute(delete(applications).where(applications.c.device_id == device_id))

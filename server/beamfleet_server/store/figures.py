@@ -4,7 +4,7 @@ however large the fleet is."""
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import Connection, case, exists, func, select
 
 from beamfleet_server.fleet.selector import Selector
 from beamfleet_server.fleet.states import Progress
@@ -13,7 +13,14 @@ from beamfleet_server.store.enrolment import MAIN
 from beamfleet_server.store.health import counts
 from beamfleet_server.store.health_tables import health
 from beamfleet_server.store.standing import reporting, verdict
-from beamfleet_server.store.tables import applications, certificates, devices, rollout_devices, rollouts
+from beamfleet_server.store.tables import (
+    IN_SERVICE,
+    applications,
+    certificates,
+    devices,
+    rollout_devices,
+    rollouts,
+)
 from beamfleet_server.store.webhook_tables import deliveries, webhooks
 from beamfleet_server.store.webhooks import PENDING
 
@@ -87,10 +94,10 @@ class FleetFigures:
         return self._database.read(lambda connection: _figures(connection, now))
 
     def devices(self, now: int) -> tuple[DeviceFigures, ...]:
-        """Those of each device, by name: as many as there are."""
+        """Those of each device in service, by name: as many as there are."""
         numbers = (health.c.memory, health.c.processes, health.c.queue)
         query = select(devices.c.name, verdict(now).label("verdict"), *numbers).select_from(reporting())
-        ordered = query.order_by(devices.c.name)
+        ordered = query.where(IN_SERVICE).order_by(devices.c.name)
         return self._database.read(lambda connection: tuple(DeviceFigures(*row) for row in connection.execute(ordered)))
 
     def slow(self, now: int) -> SlowFigures:
@@ -122,7 +129,7 @@ def _figures(connection: Connection, now: int) -> Figures:
 def _profiles(connection: Connection) -> tuple[dict[str, tuple[int, int]], int]:
     profile = case((devices.c.profile.in_(PROFILES), devices.c.profile), else_=OTHER)
     online = func.count(case((devices.c.online, 1)))
-    query = select(profile, func.count(), online, func.max(devices.c.last_seen)).group_by(profile)
+    query = select(profile, func.count(), online, func.max(devices.c.last_seen)).where(IN_SERVICE).group_by(profile)
     rows = connection.execute(query).all()
     found = dict.fromkeys((*PROFILES, OTHER), (0, 0)) | {row[0]: (row[1], row[2]) for row in rows}
     return found, max((row[3] or 0 for row in rows), default=0)
@@ -131,7 +138,8 @@ def _profiles(connection: Connection) -> tuple[dict[str, tuple[int, int]], int]:
 def _releases(connection: Connection) -> dict[tuple[str, str], int]:
     """What the devices say that they run; beyond the first ones, all others together."""
     names, number = (applications.c.product, applications.c.version), func.count()
-    run = (applications.c.app == MAIN, applications.c.product != "")
+    serving = exists().where(devices.c.id == applications.c.device_id, IN_SERVICE)
+    run = (applications.c.app == MAIN, applications.c.product != "", serving)
     first = select(*names, number).where(*run).group_by(*names).order_by(number.desc(), *names).limit(RELEASES)
     found = {(row[0], row[1]): row[2] for row in connection.execute(first)}
     if len(found) == RELEASES:

@@ -1,5 +1,5 @@
-"""Owns reading the fleet's health: devices with their verdict of this moment, sorted, filtered and counted, in one
-statement each.
+"""Owns reading the fleet's health: devices in service with their verdict of this moment, sorted, filtered and counted,
+in one statement each.
 
 Statements are composed once for each selector and order that is asked for: for a small fleet that takes longer than to
 answer."""
@@ -32,7 +32,7 @@ from beamfleet_server.store.devices import matching
 from beamfleet_server.store.health_tables import health
 from beamfleet_server.store.label_text import labels_as_text
 from beamfleet_server.store.standing import WORST_FIRST, reporting, verdict
-from beamfleet_server.store.tables import applications, devices
+from beamfleet_server.store.tables import IN_SERVICE, applications, devices
 
 Sort = Literal["verdict", "name", "memory", "processes", "queue", "schedulers", "load", "restarts", "seen"]
 SORTS: Sequence[Sort] = get_args(Sort)
@@ -92,7 +92,8 @@ def counts(connection: Connection, selector: Selector, now: int) -> dict[str, in
 def _counting(selector: Selector) -> Select[str, int]:
     """How many devices have which verdict, with the parameter `now`."""
     standing = _standing().label("standing")
-    return select(standing, func.count()).select_from(reporting()).where(*matching(selector)).group_by(standing)
+    meant = (IN_SERVICE, *matching(selector))
+    return select(standing, func.count()).select_from(reporting()).where(*meant).group_by(standing)
 
 
 @lru_cache(PREPARED)
@@ -105,7 +106,7 @@ def _page(selector: Selector, sort: Sort, *, filtered: bool, continued: bool) ->
     chosen = (
         select(devices.c.id, standing.label("standing"), number.label("number"))
         .select_from(reporting())
-        .where(*matching(selector))
+        .where(IN_SERVICE, *matching(selector))
         .order_by(number.desc(), devices.c.name)
         .limit(bindparam("limit", type_=Integer))
     )

@@ -152,7 +152,9 @@ def join_undo(connection: Connection, rollout_id: int, of_id: int, plan: Plan, n
 
 def undoable(member: Any, of_id: int) -> list[ColumnElement[bool]]:
     """What holds for members of `of_id`, on the alias `member`, that an undo concerns."""
+    serving = devices.alias("serving")
     return [
+        exists().where(serving.c.id == member.c.device_id, serving.c.retired.is_(None)),
         member.c.rollout_id == of_id,
         member.c.heard,
         member.c.state == State.COMMITTED,

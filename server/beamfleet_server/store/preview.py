@@ -13,7 +13,7 @@ from beamfleet_server.store import bundles
 from beamfleet_server.store.aiming import aim
 from beamfleet_server.store.joining import UNDERWAY, candidates, owned
 from beamfleet_server.store.selecting import population, reasons, zone
-from beamfleet_server.store.tables import devices, rollout_devices, rollouts
+from beamfleet_server.store.tables import IN_SERVICE, devices, rollout_devices, rollouts
 
 NAMED = 5
 """How many devices an error or a reason names."""
@@ -116,7 +116,7 @@ def preview(connection: Connection, plan: Plan, now: int) -> Preview:
 
 def no_devices(connection: Connection, plan: Plan, now: int) -> ServerError:
     """The error for a plan that means nobody."""
-    if not (connection.scalar(select(func.count()).select_from(devices)) or 0):
+    if not (connection.scalar(select(func.count()).select_from(devices).where(IN_SERVICE)) or 0):
         hint = "make one: beamfleet flash --root DIR --id ID, then DIR/run"
         return ServerError("rollout.no_devices", "the fleet has no device yet", hint)
     if any(each.reason == OWNED for each in _unmeant(connection, plan, now)):

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from beamfleet_server.fleet.draw import P, bound, mixed
 from beamfleet_server.fleet.plan import Plan
 from beamfleet_server.store.enrolment import MAIN
-from beamfleet_server.store.tables import applications, devices, labels
+from beamfleet_server.store.tables import IN_SERVICE, applications, devices, labels
 
 Condition = ColumnElement[bool]
 TIMEZONE = "timezone"
@@ -37,8 +37,9 @@ def these(device_ids: Sequence[int]) -> BindParameter[Sequence[int]]:
 
 
 def population() -> FromClause:
-    """Every device with its application."""
-    return devices.join(applications, and_(applications.c.device_id == devices.c.id, applications.c.app == MAIN))
+    """Every device in service with its application."""
+    ours = and_(applications.c.device_id == devices.c.id, applications.c.app == MAIN, IN_SERVICE)
+    return devices.join(applications, ours)
 
 
 def conditions(connection: Connection, plan: Plan) -> list[Condition]:

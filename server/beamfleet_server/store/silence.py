@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, sel
 
 from beamfleet_server.store.database import Database
 from beamfleet_server.store.events import NewEvent, append
-from beamfleet_server.store.tables import devices
+from beamfleet_server.store.tables import IN_SERVICE, devices
 
 DEADLINE = "deadline"
 """Why a device is offline that was not heard in time."""
@@ -58,13 +58,14 @@ class Silence:
         """For devices that do not say how often they speak."""
 
     def stand(self, ear: Ear, lost_since: int) -> Standing:
-        """How it stands, read only."""
+        """How those in service stand, read only."""
         lost = and_(~devices.c.online, devices.c.offline_since >= lost_since, devices.c.offline_reason.in_(LOST))
         query = select(
             func.count().filter(devices.c.online),
             func.count().filter(lost),
             func.min(self._due(ear)).filter(devices.c.online),
-        ).select_from(devices)
+        )
+        query = query.select_from(devices).where(IN_SERVICE)
         online, gone, due = self._database.read(lambda connection: connection.execute(query).one())
         return Standing(online, gone, due)
 

@@ -117,6 +117,8 @@ denials = Table(
 )
 """Devices that the broker does not take for a while; `cause`: `rate`, or `clone` until somebody decides."""
 
+SUCCEEDED = text("replaced_by <> ''")
+
 devices = Table(
     "devices",
     metadata,
@@ -137,11 +139,20 @@ devices = Table(
     Column("lot", BigInteger, nullable=False, default=0),
     Column("pinned", String, nullable=False, default=""),
     Column("pinned_by", String, nullable=False, default=""),
+    Column("retired", BigInteger),
+    Column("retired_by", String, nullable=False, default=""),
+    Column("replaced_by", String, nullable=False, default=""),
+    Column("handed_over", BigInteger),
+    Index("ix_devices_replaced_by", "replaced_by", sqlite_where=SUCCEEDED, postgresql_where=SUCCEEDED),
 )
 """`machines`: the newest boots that were seen under this id, `[boot id, highest session, time]`; `returns`: when one of
 them came back after another, which no single machine does. `lot`: `fleet.draw.lot` of the name. `pinned`: why rollouts
 leave it alone, empty if they do not. `keepalive_s`: it says something at least this often while it is
-online; `interval_s`: the longest time between two of its health reports; 0: it does not say."""
+online; `interval_s`: the longest time between two of its health reports; 0: it does not say. `retired`: since when it
+is out of service; `replaced_by`: the device that has its place, since `handed_over`, or will when it enrols."""
+
+IN_SERVICE = devices.c.retired.is_(None)
+"""What holds for the devices that selectors, rollouts and health mean."""
 
 labels = Table(
     "labels",

@@ -144,3 +144,24 @@ def test_a_new_authority_takes_over_and_the_command_line_goes_on_trusting_the_se
 def certificate_of(guest: Operator, authority: str, capsys: Capture) -> bytes:
     listed = guest.run("authority", "list", "-o", "json", capsys=capsys).json
     return str(next(each["pem"] for each in listed if each["id"] == authority)).encode()
+
+
+def test_a_device_leaves_with_another_one_in_its_place_or_without(
+    guest: Operator, capsys: Capture, tmp_path: Path
+) -> None:
+    words = ["device", "provision", "old-1", "old-2", "--out", str(tmp_path), "-l", "rack=7"]
+    assert guest.run(*words, capsys=capsys).code == 0
+    assert guest.run("device", "replace", "old-1", "new-1", capsys=capsys).code == 1
+    replaced = guest.run("device", "replace", "old-1", "new-1", "--yes", capsys=capsys)
+    assert "old-1 is shut out; new-1 gets its place when it enrols" in replaced.out
+    assert guest.run("device", "decommission", "old-2", "--yes", capsys=capsys).code == 0
+    assert "old-" not in guest.run("device", "list", "-o", "name", capsys=capsys).out
+    listed = guest.run("device", "list", "--all", "-l", "rack=7", capsys=capsys).out.splitlines()
+    assert [line.split()[:2] for line in listed[1:]] == [["old-1", "replaced"], ["old-2", "decommissioned"]]
+    guest.run("device", "provision", "new-1", "--out", str(tmp_path), capsys=capsys)
+    assert "replaced by new-1" in guest.run("device", "show", "old-1", capsys=capsys).out
+    shown = guest.run("device", "show", "new-1", capsys=capsys).out
+    assert "rack=7" in shown
+    assert "old-1" in shown
+    other = guest.run("device", "replace", "old-1", "new-2", "--yes", capsys=capsys)
+    assert (other.code, code_of(other)) == (1, "device.replaced")

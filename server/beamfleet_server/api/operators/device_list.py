@@ -74,6 +74,8 @@ class _Item(msgspec.Struct, frozen=True, gc=False):
     unsafe_filesystem: bool
     clone: str | None
     pinned: str
+    retired: str | None
+    replaced_by: str
 
 
 _read_state = msgspec.json.Decoder(_State | None).decode
@@ -91,14 +93,15 @@ def encode(rows: Sequence[Any], limit: int) -> bytes:
 def _item(
     name: str, labels: str | None, online: int, seen: int | None, enrolled: int | None, product: str, version: str,
     manifest: str, phase: str, attempt: int, said: str | None, told: str | None, verdict: str, received: int | None,
-    rollout: int | None, returns: str, pinned: str,
+    rollout: int | None, returns: str, pinned: str, retired: int | None, replaced_by: str,
 ) -> _Item:  # fmt: skip
     state = (_read_state(said) if said else None) or _UNSAID
     return _Item(
         name, msgspec.Raw((labels or "{}").encode()), bool(online), _time(seen), _time(enrolled), product, version,
         state.slot, manifest, phase, attempt, _shown(state.update, told), state.starts, state.cause,
         _Standing(verdict, _time(received)), rollout, state.inventory.unsafe_filesystem,
-        _time(max(_read_times(returns))) if returns != "[]" else None, pinned,
+        _time(max(_read_times(returns))) if returns != "[]" else None, pinned, _time(retired),
+        replaced_by,
     )  # fmt: skip
 
 

@@ -56,10 +56,13 @@ def router(
 
     @routes.get("/devices", response_model=Page[Device])
     def listed(
-        selector: Annotated[str, Query(max_length=2000)] = "", cursor: Cursor = None, limit: Limit = 100
+        selector: Annotated[str, Query(max_length=2000)] = "",
+        retired: bool = False,
+        cursor: Cursor = None,
+        limit: Limit = 100,
     ) -> Response:
-        """The devices that a selector means, by id."""
-        rows = store.devices.page(Selector.parse(selector), cursor or "", limit + 1)
+        """The devices that a selector means, by id; with `retired` also those that are out of service."""
+        rows = store.devices.page(Selector.parse(selector), cursor or "", limit + 1, retired=retired)
         return Response(device_list.encode(rows, limit), media_type="application/json")
 
     @routes.get("/devices/{device}", responses=UNKNOWN)
@@ -155,6 +158,8 @@ def details(store: Store, device: KnownDevice) -> DeviceDetails:
         health=health_details(device),
         agent=device.agent,
         profile=device.profile,
+        retired_by=device.retired_by,
+        replaces=device.replaces,
         inventory=state.get("inventory", {}),
         previous=state.get("previous", ""),
         failed=state.get("failed", ""),
@@ -200,6 +205,8 @@ def _described(device: KnownDevice) -> dict[str, Any]:
         "unsafe_filesystem": state.get("inventory", {}).get("unsafe_filesystem", False),
         "clone": rfc3339(device.clone),
         "pinned": device.pinned,
+        "retired": rfc3339(device.retired),
+        "replaced_by": device.replaced_by,
     }
 
 
