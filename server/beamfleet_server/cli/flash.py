@@ -1,192 +1,95 @@
-"""`beamfleet flash`: makes a directory a device of this fleet.
+"""`beamfleet flash`: makes a root, an image, a card or a running machine a device of this fleet.
 
-It asks the server where its listeners are, which CA and which TUF root the device has to trust, and for a one-time
-token; then it hands everything to `beamfleet-agent setup`, a child process, on its stdin: no secret is ever in an
-argument. The agent's setup lays the files down; this module writes nothing below the root.
+It looks at the target, checks it, shows a plan, and acts. The server says where its listeners are, which CA and which
+TUF root the device has to trust, and makes the one-time token. What is done to a target is done by
+`beamfleet_server.flash`; this module writes nothing to it.
 """
 
 import base64
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import typer
-from beamfleet_bundles.names import check_device, check_hardware
 
-from beamfleet_server.cli.errors import CommandError, RemoteError
-from beamfleet_server.cli.files import read_file, read_token
-from beamfleet_server.cli.labels import parse_labels
-from beamfleet_server.cli.options import Labels, Printed, examples
+from beamfleet_server.cli import flash_order
+from beamfleet_server.cli.errors import CommandError
+from beamfleet_server.cli.flash_options import FlashOptions
+from beamfleet_server.cli.flash_order import Order, check_target
+from beamfleet_server.cli.options import Printed, examples, spread
 from beamfleet_server.cli.output import Format
 from beamfleet_server.cli.session import Session
-from beamfleet_server.cli.tokens import Replace, create_token
+from beamfleet_server.cli.tokens import create_token
+
+if TYPE_CHECKING:
+    from beamfleet_server.flash.facts import TargetFacts
+    from beamfleet_server.flash.packages import Package
+    from beamfleet_server.flash.plan import Plan
+    from beamfleet_server.flash.target import Progress, Target
 
 EXAMPLES = examples(
     "beamfleet flash --root device-1 --id gw-1 -l site=berlin --single-user",
     "beamfleet flash --root /mnt/card --id gw-2 --env-file gw-2.env",
-    "beamfleet flash --root /mnt/card --id gw-3 --approval",
-    "beamfleet flash --root /mnt/card --id gw-4 --cert made/gw-4/cert.pem --key made/gw-4/key.pem",
+    "beamfleet flash --image pi.img --id-from serial --id-prefix gw- --count 1000 --expires 30d",
+    "beamfleet flash --device /dev/sdb --image pi.img --id gw-3 --bundle my-app.bundle --yes",
+    "beamfleet flash --ssh pi@10.0.0.7 --id gw-4 --dry-run",
+    "beamfleet flash --root /mnt/card --id gw-5 --cert made/gw-5/cert.pem --key made/gw-5/key.pem",
+    "beamfleet flash --ssh pi@10.0.0.7 --remove",
 )
-APP = "main"
-IDENTITY = Path("var/lib/beamfleet/identity")
-CERTIFICATES = ("pair.pem", "cert.pem")
-TOKEN_LIFE_S = 3600
-SETUP_TIMEOUT_S = 300
 _ANYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 (compared, not bound)
+Agree = Callable[["Plan"], bool]
 
 
-class Network(StrEnum):
-    """The classes of network that a rollout's plan can ask for."""
+@spread(FlashOptions)
+def flash(ctx: typer.Context, options: FlashOptions, output: Printed = Format.TABLE) -> None:
+    """Make a root, an image, a card or a running machine a device of this fleet.
 
-    WIRED = "wired"
-    WIFI = "wifi"
-    CELLULAR = "cellular"
-    UNKNOWN = "unknown"
-
-
-class Profile(StrEnum):
-    """How much a device may say."""
-
-    WIRED = "wired"
-    METERED = "metered"
-
-
-def flash(
-    ctx: typer.Context,
-    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="The root directory of the device.")],
-    device: Annotated[str, typer.Option("--id", metavar="ID", help="Small letters, digits and dashes.")],
-    labels: Labels = None,
-    token_file: Annotated[
-        Path | None, typer.Option("--token-file", metavar="FILE", help="A token from `token create`; else one is made.")
-    ] = None,
-    replace: Replace = False,
-    approval: Annotated[
-        bool, typer.Option("--approval", help="Without a token: the device waits for `beamfleet device accept`.")
-    ] = False,
-    certificate: Annotated[
-        Path | None, typer.Option("--cert", metavar="FILE", help="A certificate from `device provision`; with --key.")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option("--key", metavar="FILE", help="The key of --cert; both stay where they are.")
-    ] = None,
-    hardware: Annotated[
-        str, typer.Option("--hardware", metavar="BOARD", help="Also takes what was built for this --hardware.")
-    ] = "",
-    network: Annotated[
-        Network | None, typer.Option("--network", help="How it is connected, where it cannot see that itself.")
-    ] = None,
-    environment: Annotated[
-        list[str] | None,
-        typer.Option("--env", metavar="KEY=VALUE", help="For the release's environment (app.env); repeat for more."),
-    ] = None,
-    env_file: Annotated[
-        Path | None,
-        typer.Option("--env-file", metavar="FILE", help="KEY=VALUE lines for app.env; the place for secrets."),
-    ] = None,
-    single_user: Annotated[
-        bool, typer.Option("--single-user", help="Everything runs as you: a device in a directory.")
-    ] = False,
-    allow_unsafe_filesystem: Annotated[
-        bool, typer.Option("--allow-unsafe-filesystem", help="Also where a power cut may lose files. For trials.")
-    ] = False,
-    trial_s: Annotated[
-        int, typer.Option("--trial-s", metavar="N", min=1, help="Seconds that a new release has to stay healthy.")
-    ] = 30,
-    trial_deadline_s: Annotated[
-        int | None,
-        typer.Option(
-            "--trial-deadline-s",
-            metavar="N",
-            min=2,
-            help="Seconds after which a trial reverts; else chosen by the trial.",
-        ),
-    ] = None,
-    profile: Annotated[
-        Profile, typer.Option("--profile", help="How much it may say: metered where each byte is paid for.")
-    ] = Profile.WIRED,
-    health_interval_s: Annotated[
-        int,
-        typer.Option(
-            "--health-interval", metavar="N", min=0, help="Seconds between health reports; 0: as the profile has it."
-        ),
-    ] = 0,
-    output: Printed = Format.TABLE,
-) -> None:
-    """Make a directory a device of this fleet.
-
-    Lays down agent, launcher, configuration and a one-time token. The device makes its own key and enrols by itself
-    when it starts. Safe to repeat: an enrolled device keeps its identity, its releases and its data.
+    Looks and checks first, shows what it will do, and asks. Installs the agent, lays down its configuration and a
+    one-time token; the device makes its own key and enrols by itself when it starts. Safe to repeat: an enrolled device
+    keeps its identity, its releases and its data.
     """
-    from beamfleet_server.cli.signing import Signing
+    from beamfleet_server.cli.progress import work_on
 
     session = Session.of(ctx, output)
-    check_device(device)
-    if hardware:
-        check_hardware(hardware)
-    variables = _variables(environment or [], env_file)
-    wanted = parse_labels(labels or ())
-    if wanted and (token_file or approval):
-        raise CommandError(
-            "usage.label",
-            "labels belong to the token",
-            "give them to `beamfleet token create`, or to `beamfleet device label` once the device is known",
-        )
-    if sum((approval, token_file is not None, certificate is not None)) > 1 or (certificate is None) != (key is None):
-        raise CommandError(
-            "usage.identity",
-            "a device gets its identity in one way",
-            "give nothing, --token-file, --approval, or --cert and --key together",
-        )
-    if importlib.util.find_spec("beamfleet_agent") is None:
-        raise CommandError(
-            "flash.agent_missing",
-            f"beamfleet-agent is not installed beside {sys.executable}",
-            "pip install beamfleet-agent",
-        )
-    info = session.client.get("/server")
-    tuf_root = Signing(session.client, session.context.keys).root()
-    enrolled = _is_enrolled(root, device)
-    given = _given(certificate, key)
-    alone = enrolled or approval or bool(given)
-    token = None if alone else _token(session, device, wanted, token_file, replace)
-    settings = {
-        "device": device,
-        "app": APP,
-        "hardware": hardware,
-        "network": network or "",
-        "server": addresses(info["listeners"], session.context.server),
-        "ca_pem": info["fleet_ca"],
-        "root_json_base64": base64.b64encode(tuf_root).decode("ascii"),
-        "token": token,
-        **given,
-        "env": variables,
-        "single_user": single_user,
-        "allow_unsafe_filesystem": allow_unsafe_filesystem,
-        "trial_s": trial_s,
-        "trial_deadline_s": trial_deadline_s,
-        "profile": profile.value,
-        "health_interval_s": health_interval_s,
-        "python": sys.executable,
-    }
-    answer = set_up(root, settings)
-    if (enrolled or given) and wanted:
-        session.client.patch(f"/devices/{device}", {"labels": wanted})
-    run = answer["run"]
-    session.output.done(
-        {"device": device, "root": str(root), "run": run, "enrolled": enrolled, "setup": answer},
-        f"{root} is {'again ' if enrolled else ''}device {device}",
-        "device",
-        f"{f'{run} starts it' if run else 'let init run launcher and agent'}; beamfleet device show {device}",
-    )
-    if answer["restart"] and session.output.for_people:
+    with work_on(session.output.stderr) as progress:
+        report = flash_one(session, options, lambda plan: _agreed(session, options, plan), progress)
+    if "plan" in report:
+        _show(session, report["plan"])
+        session.output.done(report["plan"].document(), "nothing was changed", "device")
+        return
+    session.output.done(report, report["sentence"], "device", report["next"])
+    if report.get("setup", {}).get("restart") and session.output.for_people:
         session.output.note("its agent runs with the settings that it had: end it, init starts it anew")
+
+
+def flash_one(
+    session: Session,
+    options: FlashOptions,
+    agreed: Agree = lambda _: True,
+    progress: "Progress" = lambda *_: None,
+) -> dict[str, Any]:
+    """Look, check, plan, act; what `-o json` prints, or {"plan": Plan} after a dry run. Prints nothing, and asks nobody
+    but `agreed`. Errors: `usage.*`, `flash.*`, `setup.*` and the server's."""
+    from beamfleet_server.flash.errors import UnfitError
+
+    kind = check_target(options)
+    order = Order.of(options)
+    if kind == "deb":
+        return _pack(session, options, order)
+    with _target(kind, options) as target:
+        facts = target.facts()
+        if options.remove:
+            return _remove(kind, target, facts, options, agreed)
+        package, found = _judge(facts, options, order)
+        if found := [*target.problems(), *found]:
+            raise UnfitError(found)
+        plan = _plan(kind, target, facts, options, order, package)
+        if options.dry_run:
+            return {"plan": plan}
+        if not agreed(plan):
+            raise typer.Abort
+        return _act(session, options, order, plan, target, progress)
 
 
 def addresses(listeners: Mapping[str, Mapping[str, Any]], server: str) -> dict[str, str]:
@@ -204,80 +107,216 @@ def addresses(listeners: Mapping[str, Mapping[str, Any]], server: str) -> dict[s
     return {"api": f"https://{place('devices')}", "enrol": f"https://{place('enrolment')}", "mqtt": place("mqtt")}
 
 
-def set_up(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the agent's setup on a root directory; what it says it did. Its own error, or `flash.agent_failed`."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "beamfleet_agent", "setup", "--root", str(root)],
-            input=json.dumps(settings),
-            capture_output=True,
-            text=True,
-            timeout=SETUP_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandError(
-            "flash.agent_failed",
-            f"beamfleet-agent setup has not ended in {SETUP_TIMEOUT_S} s",
-            "flash again; it is safe to repeat",
-        ) from None
-    try:
-        answer = json.loads(done.stdout)
-        if done.returncode == 0 and isinstance(answer, dict):
-            return answer
-        error = answer["error"]
-        code, message, hint = (str(error.get(key, "")) for key in ("code", "message", "hint"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        last = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-        raise CommandError(
-            "flash.agent_failed", f"beamfleet-agent setup failed: {last}", "flash again; it is safe to repeat"
-        ) from None
-    raise RemoteError(code, message, hint)
+# --- looking
 
 
-def _is_enrolled(root: Path, device: str) -> bool:
-    """Whether a certificate is there already; `flash.other_device` when it is another device's."""
-    found = [place for name in CERTIFICATES if (place := root / IDENTITY / name).exists()]
-    if not found:
-        return False
-    from beamfleet_bundles import pki
+def _target(kind: str, options: FlashOptions) -> "Target":
+    image, number = flash_order.image_of(options.image) if options.image else (None, None)
+    if kind == "root" and options.root:
+        if options.single_user:
+            from beamfleet_server.flash.directory import DirectoryTarget
 
-    name = pki.read_certificate(pki.load_certificate(found[0].read_bytes())).name
-    if name != device:
-        raise CommandError(
-            "flash.other_device",
-            f"{root} is enrolled as {name} already",
-            f"--id {name} flashes it again; another device needs another directory",
-        )
-    return True
+            return DirectoryTarget(options.root)
+        from beamfleet_server.flash.root import RootTarget
+
+        return RootTarget(options.root)
+    if kind == "device" and options.device:
+        from beamfleet_server.flash.block import BlockTarget
+
+        return BlockTarget(options.device, image, number)
+    if kind == "image" and image:
+        from beamfleet_server.flash.image import ImageTarget
+
+        return ImageTarget(image, number)
+    from beamfleet_server.flash.ssh import SshTarget
+
+    return SshTarget(options.ssh or "")
 
 
-def _token(session: Session, device: str, labels: dict[str, str], token_file: Path | None, replace: bool) -> str:
-    if token_file is None:
-        return str(create_token(session.client, device, labels, TOKEN_LIFE_S, replace)["token"])
-    return read_token(str(token_file))
+def _judge(facts: "TargetFacts", options: FlashOptions, order: Order) -> "tuple[Package | None, list[Any]]":
+    """(the package that is to be installed, what stands against the target)."""
+    from beamfleet_server.flash import checks, packages, shelf
+
+    if options.single_user:
+        other = checks.other_device(facts, order.device)
+        return None, [other] if other else []
+    shelved = shelf.packages(options.package, options.packages)
+    package = packages.choose(facts, shelved)
+    needed = shelf.needed_bytes(package) + (2 * order.bundle.manifest.unpacked if order.bundle else 0)
+    wish = checks.Wish(
+        device=order.device,
+        allow_unsafe_filesystem=options.allow_unsafe_filesystem,
+        needed_bytes=needed,
+        release=order.bundle.manifest.requires if order.bundle else None,
+        now_s=time.time(),
+    )
+    found = list(checks.problems(facts, wish))
+    if package is None and not found:
+        found.append(packages.lacking(facts, shelf.looked_in(options.package, options.packages)))
+    return package, found
 
 
-def _given(certificate: Path | None, key: Path | None) -> dict[str, str]:
-    """An identity that was made elsewhere, as setup takes it; {} if there is none."""
-    if certificate is None or key is None:
+def _plan(
+    kind: str, target: "Target", facts: "TargetFacts", options: FlashOptions, order: Order, package: "Package | None"
+) -> "Plan":
+    from beamfleet_server.flash import plan
+
+    steps = plan.steps(
+        facts,
+        order.words,
+        intentions=target.intentions(),
+        package=package,
+        token=_identity(facts, options, order),
+        bundle=options.bundle,
+        at_first_boot=_later(options, facts),
+    )
+    return plan.Plan(target.name, kind, order.device or facts.device, facts, package, steps)
+
+
+def _identity(facts: "TargetFacts", options: FlashOptions, order: Order) -> str:
+    if facts.enrolled and order.device:
+        return "it is enrolled, and keeps its identity"
+    if order.given:
+        return "with the certificate that is given"
+    if options.approval:
+        return "it waits for `beamfleet device accept`"
+    if order.token:
+        return "with the token that is given"
+    many = f"{options.count} devices" if options.id_from and options.count > 1 else "one device"
+    return f"with a new token for {many}"
+
+
+def _later(options: FlashOptions, facts: "TargetFacts") -> bool:
+    """Whether the device lays itself down when it boots first."""
+    from beamfleet_server.flash import agent_setup
+
+    return bool(options.id_from) or not (options.single_user or facts.running or agent_setup.at_hand())
+
+
+def _show(session: Session, plan: "Plan") -> None:
+    if session.output.for_people:
+        for line in plan.lines():
+            session.output.note(line)
+
+
+def _agreed(session: Session, options: FlashOptions, plan: "Plan") -> bool:
+    """Whether it may be done. A device in a directory changes no system, and nobody is asked."""
+    if options.yes or options.single_user:
+        return True
+    if not session.output.stderr.isatty() or not session.output.for_people:
+        hint = "add --yes; --dry-run shows what will be done"
+        raise CommandError("usage.not_asked", f"this will change {plan.target}, and nobody was asked", hint)
+    _show(session, plan)
+    return typer.confirm("go on?", err=True)
+
+
+# --- acting
+
+
+def _act(
+    session: Session, options: FlashOptions, order: Order, plan: "Plan", target: "Target", progress: "Progress"
+) -> dict[str, Any]:
+    facts = plan.facts
+    enrolled = facts.enrolled and bool(order.device)
+    known = _known(session)
+    target.prepare(progress)
+    if plan.package:
+        target.install(plan.package.path)
+    words = order.words | known | order.given | _token(session, options, order, enrolled)
+    answer: dict[str, Any] = {}
+    if _later(options, facts):
+        target.provision(words)
+    else:
+        answer = target.set_up(words)
+    if options.bundle:
+        target.seed(options.bundle)
+    starts = target.start()
+    if order.labels and (enrolled or order.given):
+        session.client.patch(f"/devices/{order.device}", {"labels": order.labels})
+    device = order.device or str(answer.get("device", ""))
+    who = f"device {device}" if device else f"a device with an id from {options.id_from}"
+    then = f"{starts}; beamfleet device show {device}" if device else f"{starts}; beamfleet device list"
+    return {
+        "device": device,
+        "target": target.name,
+        "kind": plan.kind,
+        "root": str(options.root) if options.root else "",
+        "run": answer.get("run", ""),
+        "enrolled": enrolled,
+        "fingerprint": "",
+        "package": plan.package.path.name if plan.package else "",
+        "steps": list(plan.steps),
+        "start": starts,
+        "setup": answer,
+        "sentence": f"{target.name} is {'again ' if enrolled else ''}{who}",
+        "next": then,
+    }
+
+
+def _known(session: Session) -> dict[str, Any]:
+    """What the server says of itself: words of the setup."""
+    from beamfleet_server.cli.signing import Signing
+
+    info = session.client.get("/server")
+    root = Signing(session.client, session.context.keys).root()
+    return {
+        "server": addresses(info["listeners"], session.context.server),
+        "ca_pem": info["fleet_ca"],
+        "root_json_base64": base64.b64encode(root).decode("ascii"),
+    }
+
+
+def _token(session: Session, options: FlashOptions, order: Order, enrolled: bool) -> dict[str, str]:
+    if enrolled or options.approval or order.given:
         return {}
-    files = {"certificate_pem": (certificate, "the certificate"), "key_pem": (key, "the key")}
-    return {name: read_file(path, what).decode("ascii", "replace") for name, (path, what) in files.items()}
+    if order.token:
+        return {"token": order.token}
+    if order.device:
+        made = create_token(session.client, order.device, order.labels, order.life_s, options.replace)
+    else:
+        wish = {"count": options.count, "prefix": options.id_prefix, "labels": order.labels}
+        made = session.client.post("/tokens", wish | {"expires_in_s": order.life_s})
+    return {"token": str(made["token"])}
 
 
-def _variables(pairs: list[str], file: Path | None) -> dict[str, str]:
-    """Environment variables of the file, then of the flags. `usage.environment` for what is not KEY=VALUE."""
-    lines = list(pairs)
-    if file:
-        text = read_file(file, "the environment").decode("utf-8", "replace")
-        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")] + lines
-    variables: dict[str, str] = {}
-    for line in lines:
-        key, equals, value = line.partition("=")
-        if not equals or not key.isidentifier() or not key.isascii() or os.linesep in value or "\0" in value:
-            raise CommandError(
-                "usage.environment", f"{key!r} is not set to anything", "KEY=VALUE, as in --env PORT=8080"
-            )
-        variables[key] = value
-    return variables
+def _pack(session: Session, options: FlashOptions, order: Order) -> dict[str, Any]:
+    from beamfleet_server.flash import deb
+
+    if options.deb is None or options.dry_run:
+        raise CommandError("usage.target", "--dry-run is for a target", "--deb only writes a file")
+    words = order.words | _known(session) | order.given | _token(session, options, order, enrolled=False)
+    made = deb.write(options.deb, words, options.bundle)
+    return {
+        "device": order.device,
+        "target": str(made),
+        "kind": "deb",
+        "enrolled": False,
+        "fingerprint": "",
+        "sentence": f"{made} makes a system with beamfleet-agent a device; it holds secrets",
+        "next": f"apt-get install ./beamfleet-agent_*.deb ./{made.name} there",
+    }
+
+
+def _remove(kind: str, target: "Target", facts: "TargetFacts", options: FlashOptions, agreed: Agree) -> dict[str, Any]:
+    from beamfleet_server.flash import checks
+    from beamfleet_server.flash.errors import UnfitError
+    from beamfleet_server.flash.plan import Plan, removal
+
+    other = checks.other_device(facts, options.id)
+    if found := [*target.problems(), *([other] if other else [])]:
+        raise UnfitError(found)
+    plan = Plan(target.name, kind, facts.device, facts, None, removal(facts, options.wipe))
+    if options.dry_run:
+        return {"plan": plan}
+    if not agreed(plan):
+        raise typer.Abort
+    done = target.remove(options.wipe)
+    then = f"beamfleet device decommission {facts.device}" if facts.device and options.wipe else ""
+    return {
+        "device": facts.device,
+        "target": target.name,
+        "kind": kind,
+        "removed": done,
+        "sentence": f"{target.name}: {'; '.join(done) or 'there was nothing to remove'}",
+        "next": then,
+    }

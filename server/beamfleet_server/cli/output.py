@@ -108,16 +108,19 @@ class Output:
         print(harmless(text), file=self.stderr, flush=True)
 
     def problem(self, error: BeamfleetError) -> None:
-        """An error: two lines for people, or one problem object (RFC 9457, with `code` and `hint`) on stdout."""
+        """An error: two lines for people, or one problem object (RFC 9457, with `code` and `hint`) on stdout. What an
+        error has in `others` stands beside it."""
+        others = getattr(error, "others", ())
         if self.format in {Format.JSON, Format.YAML}:
             title = error.code.partition(".")[0]
-            self._document(
-                {"type": "about:blank", "title": title, "detail": error.message, "code": error.code, "hint": error.hint}
-            )
+            told = {"type": "about:blank", "title": title, "detail": error.message, "code": error.code}
+            further = [{"code": each.code, "detail": each.message, "hint": each.hint} for each in others]
+            self._document(told | {"hint": error.hint} | ({"others": further} if further else {}))
             return
-        self.note(f"error: {error.message} ({error.code})")
-        if error.hint:
-            self.note(f"hint: {error.hint}")
+        for each in (error, *others):
+            self.note(f"error: {each.message} ({each.code})")
+            if each.hint:
+                self.note(f"hint: {each.hint}")
 
     def blank(self) -> None:
         """An empty line between two parts of an answer for people."""

@@ -46,7 +46,7 @@ class Target(Protocol):
 
     # --- acting, in this order
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self, progress: Progress, /) -> None:
         """What has to be done before there is a root to install into: an image is written. Nothing for most."""
         ...
 

@@ -1,0 +1,63 @@
+"""Owns a device in a directory: everything runs as one user, nothing is installed, `DIR/run` starts it.
+
+Its agent is the one beside this Python. For trials, for demonstrations and for development.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from beamfleet_server.flash import agent_setup, removal
+from beamfleet_server.flash.facts import Problem, TargetFacts
+from beamfleet_server.flash.identity import identity_in
+from beamfleet_server.flash.seed import lay_seed
+from beamfleet_server.flash.target import Progress
+
+
+class DirectoryTarget:
+    """A directory that is, or will be, a device."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def name(self) -> str:
+        return str(self._root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def facts(self) -> TargetFacts:
+        device, enrolled = identity_in(self._root)
+        return TargetFacts(device=device, enrolled=enrolled, python=sys.version_info[:2], python_path=sys.executable)
+
+    def problems(self) -> Sequence[Problem]:
+        return ()
+
+    def intentions(self) -> Sequence[str]:
+        return ()
+
+    def prepare(self, _: Progress, /) -> None:
+        agent_setup.require()
+
+    def install(self, package: Path) -> None:
+        raise NotImplementedError
+
+    def set_up(self, words: Mapping[str, Any]) -> dict[str, Any]:
+        return agent_setup.set_up(self._root, {**words, "python": sys.executable})
+
+    def provision(self, words: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+    def seed(self, bundle: Path) -> None:
+        lay_seed(self._root, bundle)
+
+    def start(self) -> str:
+        return f"{self._root}/run starts it"
+
+    def remove(self, wipe: bool) -> list[str]:
+        return removal.remove_directory(self._root, wipe)

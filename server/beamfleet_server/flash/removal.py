@@ -1,0 +1,46 @@
+"""Owns taking a device away from files: identity, secrets, settings, releases and data; stops nothing that runs."""
+
+import fcntl
+import shutil
+from pathlib import Path
+
+from beamfleet_server.flash.errors import FlashError
+from beamfleet_server.flash.paths import inside
+
+SETTINGS, LIB, VAR = "etc/beamfleet", "usr/lib/beamfleet", "var/lib/beamfleet"
+_WIPED = {SETTINGS: "settings and secrets are wiped", VAR: "identity, releases and data are wiped"}
+
+
+def wipe(root: Path) -> list[str]:
+    """Remove all that is the device's own; lines on what was done."""
+    done = []
+    for path, said in _WIPED.items():
+        place = inside(root, path)
+        if place and place.is_dir():
+            shutil.rmtree(place)
+            done.append(said)
+    return done
+
+
+def remove_directory(root: Path, wiped: bool) -> list[str]:
+    """Take away the device in a directory: what starts and runs it, and if it is to be wiped all that it was.
+
+    Error: `flash.running`.
+    """
+    done = []
+    lock = root / "var/run/beamfleet/init.lock"
+    if lock.is_file():
+        with lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FlashError("flash.running", f"{root}/run is running", "end it first (TERM)") from None
+    for path in ("run", LIB, "var/run/beamfleet"):
+        place = root / path
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+        if path == LIB:
+            done.append("launcher and start script are removed")
+    return done + (wipe(root) if wiped else [])
