@@ -2,8 +2,9 @@
 
 Knows nothing of beamfleet. A machine is a directory `base`, a root file system that is never written to, and a `room`
 where what the machine writes lies: an overlay, and a small ext4 with a journal for `disk`, a mount point inside.
-It shares neither network nor mounts nor cgroups with the host, and everything that it mounts lives in a mount namespace
-of its own, so that nothing is left when its processes are gone. Those are found by its own cgroups and ended there.
+It shares neither mounts nor cgroups with the host, and its network only if it is to. Everything that it mounts lives in
+a mount namespace of its own, so that nothing is left when its processes are gone. Those are found by its own cgroups
+and ended there.
 
 boot -> (run, path, until)* -> reboot | power_off | cut -> boot ... -> close
 """
@@ -34,7 +35,7 @@ for cgroup in $CGROUPS; do echo $$ >"$cgroup/cgroup.procs"; done
 mount -t tmpfs none "$PLACE"
 mount -t overlay -o "lowerdir=$BASE,upperdir=$ROOM/upper,workdir=$ROOM/work" none "$ROOM/root"
 mount -o loop "$ROOM/disk" "$ROOM/mounted"
-exec systemd-nspawn --quiet --boot --register=no --keep-unit --private-network --notify-ready=yes --console=pipe \
+exec systemd-nspawn --quiet --boot --register=no --keep-unit $NETWORK --notify-ready=yes --console=pipe \
   --link-journal=no --resolv-conf=off --timezone=off --machine="$NAME" --directory="$ROOM/root" \
   --bind="$ROOM/mounted:$DISK"
 """
@@ -70,12 +71,16 @@ def missing() -> str:
 class Machine:
     """One container. `disk` is the directory inside that is an ext4 of DISK_MIB.
 
-    With `like`, the room of a machine of the same base that is off, it begins as that one ended.
+    With `network` it has the host's. With `like`, the room of a machine of the same base that is off, it begins as that
+    one ended.
     """
 
-    def __init__(self, base: Path, room: Path, name: str, disk: str, like: Path | None = None) -> None:
+    def __init__(
+        self, base: Path, room: Path, name: str, disk: str, like: Path | None = None, network: bool = False
+    ) -> None:
         self.name = name
         self._room, self._base, self._disk = room, base, disk
+        self._network = "" if network else "--private-network"
         for part in ("work", "root", "mounted"):
             (room / part).mkdir(parents=True)
         if like:
@@ -106,6 +111,7 @@ class Machine:
                 "BASE": str(self._base),
                 "ROOM": str(self._room),
                 "DISK": self._disk,
+                "NETWORK": self._network,
                 "NAME": self.name,
             }
             with (self._room / "console.log").open("ab") as console:
