@@ -25,7 +25,7 @@ LIMIT_S = 600
 DEFINITIONS = """
 speed    bytes of the image by the seconds until the device has flushed them
 ratio    the median speed of beamfleet by that of dd in the same run
-verify   the speed of reading all of it back and comparing digests, which dd does not do
+verify   the speed of reading all of it back and comparing it, which dd does not do
 """
 
 
@@ -47,21 +47,23 @@ class Bench:
         plain, ours = [], []
         with self._disk.open("r+b") as backing, loops.attached(backing.fileno(), 0, self._size, writable=True) as node:
             for turn in range(rounds):
-                self._ready()
+                self._ready(node)
                 if turn % 2:
                     ours.append(self._ours(node))
-                    self._ready()
+                    self._ready(node)
                     plain.append(self._dd(node))
                 else:
                     plain.append(self._dd(node))
-                    self._ready()
+                    self._ready(node)
                     ours.append(self._ours(node))
                 print(f"round {turn + 1}: dd {plain[-1]:.2f} s, beamfleet {ours[-1].writing_s:.2f} s", file=sys.stderr)
         return plain, ours
 
-    def _ready(self) -> None:
-        """Nothing is left to be flushed, and the image is in the page cache."""
+    def _ready(self, node: Path) -> None:
+        """Nothing is left to be flushed, nothing of the device is remembered, as of a card that was just put in, and
+        the image is in the page cache."""
         os.sync()
+        subprocess.run(["blockdev", "--flushbufs", node], check=True, timeout=LIMIT_S)
         with self._image.open("rb", buffering=0) as file:
             while file.read(CHUNK):
                 pass

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from beamfleet_server.flash import partitions
+from beamfleet_server.flash.errors import FlashError
 from beamfleet_server.flash.partitions import Partition, choose, filesystem_of, read_table
 
 from tests.support.refusal import refusal
@@ -85,13 +86,13 @@ def test_a_named_partition_is_taken_and_one_that_is_not_there_is_refused_with_a_
     boot, root = Partition(1, 512, 512), Partition(2, 1024, 512)
     known = {boot: "vfat", root: "ext4"}
     assert choose([], 2, known, "card.img") == root
-    with pytest.raises(partitions.FlashError, match=r"no partition 3; it has 1 \(vfat\), 2 \(ext4\)"):
+    with pytest.raises(FlashError, match=r"no partition 3; it has 1 \(vfat\), 2 \(ext4\)"):
         choose([root], 3, known, "card.img")
 
 
 def test_of_several_systems_one_has_to_be_named() -> None:
     one, other = Partition(2, 512, 512), Partition(3, 1024, 512)
-    with pytest.raises(partitions.FlashError, match="several partitions with a Linux system: 2, 3") as refused:
+    with pytest.raises(FlashError, match="several partitions with a Linux system: 2, 3") as refused:
         choose([one, other], None, {one: "ext4", other: "ext4"}, "card.img")
     assert refused.value.hint == "name one: card.img:2"
 

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import os
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,11 @@ from pathlib import Path
 import pytest
 from beamfleet_server.flash import source
 from beamfleet_server.flash.errors import FlashError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 CONTENT = os.urandom(300_000) + bytes(9 << 20) + os.urandom(70_001)
 
@@ -27,7 +33,7 @@ PACKERS: dict[str, Callable[[bytes, Path], object]] = {
     "two streams of xz": lambda content, path: path.write_bytes(
         lzma.compress(content[:1000], preset=0) + lzma.compress(content[1000:], preset=0)
     ),
-    "zstd": lambda content, path: path.write_bytes(source.zstd.compress(content, 1)),
+    "zstd": lambda content, path: path.write_bytes(zstd.compress(content, 1)),
     "gzip": lambda content, path: path.write_bytes(gzip.compress(content, 1)),
     "bzip2": lambda content, path: path.write_bytes(bz2.compress(content, 1)),
     "zip": zipped,

@@ -1,15 +1,14 @@
 """Owns the writing of an image's bytes to a block device, the proof that they are there, and the going on after a pull.
 
-Bytes go past the page cache where the device can do that, 4 MiB at a time, while the next are being read; each 64 MiB
-are flushed behind the writer's back and then remembered with their digest in a state file, which is what a second
-attempt goes on from. The first bytes, where the partition table is, are written last: half a card looks like an empty
-one. Then all is read back from the device and compared with the digests. Never decides whether a device may be written.
+Bytes go past the page cache where the device can do that, 4 MiB at a time, while the next are being read; each 32 MiB
+are flushed behind the writer's back and then remembered in a state file, which is what a second attempt goes on from.
+The first bytes, where the partition table is, are written last: half a card looks like an empty one. Then all is read
+back from the device and compared with the image. Never decides whether a device may be written.
 """
 
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import mmap
 import os
@@ -18,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,11 @@ from beamfleet_server.flash.source import Source
 from beamfleet_server.flash.target import Progress
 
 CHUNK = 4 << 20
-SEGMENT = 16 * CHUNK
+SEGMENT = 8 * CHUNK
 _AHEAD = 3
 _SECTOR = 4096
 _FLUSH_CACHE, _SECTOR_SIZE = 0x1261, 0x1268
-_STATE_LIMIT = 32 << 20
+_STATE_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +47,35 @@ class Written:
 
 @dataclass(slots=True)
 class Memory:
-    """What is known to be on a device: digests of the segments that were flushed, in a durable file."""
+    """What is known to be on a device: how many segments were flushed, in a durable file."""
 
     file: Path
     image: str
     device: str
     size: int
-    digests: list[str] = field(default_factory=list)
+    segments: int = 0
 
     def recall(self) -> None:
         """Read what an earlier attempt with the same image and device has left; nothing of any other."""
+        self.segments = 0
         try:
             with self.file.open("rb") as file:
                 known = json.loads(file.read(_STATE_LIMIT))
-            digests = known["digests"]
-            if all(known[key] == value for key, value in self._key().items()) and _are_digests(digests):
-                self.digests = digests
+            segments = known["segments"]
+            same = all(known[key] == value for key, value in self._key().items())
+            if same and type(segments) is int and 0 <= segments <= self.size // SEGMENT:
+                self.segments = segments
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            self.digests = []
+            return
 
-    def keep(self, digests: list[str]) -> None:
+    def keep(self, segments: int) -> None:
         """Make it known that these segments are on the device."""
         self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        durable.replace(self.file, json.dumps({**self._key(), "digests": digests}).encode(), 0o600)
+        durable.replace(self.file, json.dumps({**self._key(), "segments": segments}).encode(), 0o600)
 
     def forget(self) -> None:
         """There is nothing to go on from."""
-        self.digests = []
+        self.segments = 0
         with contextlib.suppress(FileNotFoundError):
             self.file.unlink()
 
@@ -91,9 +92,9 @@ def write(source: Source, device: int, name: str, memory: Memory, progress: Prog
     began = time.monotonic()
     writer = _Writer(source, device, name, memory, progress)
     resumed = writer.resume()
-    digests = writer.run(resumed)
+    writer.run(resumed)
     written = time.monotonic()
-    writer.verify(digests)
+    writer.verify()
     memory.forget()
     return Written(source.size, resumed * SEGMENT, written - began, time.monotonic() - written)
 
@@ -103,8 +104,6 @@ class _Writer:
         self._source, self._device, self._name = source, device, name
         self._memory, self._progress = memory, progress
         self._buffers = [mmap.mmap(-1, CHUNK) for _ in range(_AHEAD + 1)]
-        self._digest = hashlib.sha256()
-        self._digests: list[str] = []
         self._chunks = -(-source.size // CHUNK)
         self._sector = _sector_of(device)
 
@@ -112,44 +111,41 @@ class _Writer:
         """The number of segments that are there already. The last of them is looked for: cards can be exchanged, and
         many readers give all cards one serial number."""
         self._memory.recall()
-        segments = min(len(self._memory.digests), self._source.size // SEGMENT)
+        segments = self._memory.segments
         if segments >= 2:
             with contextlib.suppress(OSError):
-                if self._read_back(segments - 1) == self._memory.digests[segments - 1]:
-                    self._digests = self._memory.digests[:segments]
+                if all(same for _, same in self._compared((segments - 1) * SEGMENT, segments * SEGMENT)):
                     return segments
         self._memory.forget()
         return 0
 
-    def run(self, segments: int) -> list[str]:
+    def run(self, segments: int) -> None:
         """Write from a segment on, and the first chunk last."""
         first = segments * SEGMENT // CHUNK
         head = self._buffers[-1]
         length = self._read(0, head)
         with self._named("written"):
             if first == 0:
-                self._put(memoryview(bytes(length)), 0)
+                self._put(memoryview(mmap.mmap(-1, CHUNK))[:length], 0)
             with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as flushing:
                 self._stream(first, reading, flushing)
             self._put(memoryview(head)[:length], 0)
             os.fsync(self._device)
-        return self._digests
 
-    def verify(self, digests: list[str]) -> None:
+    def verify(self) -> None:
         """Read all of it back."""
         with self._named("read back"):
             with contextlib.suppress(OSError):
                 fcntl.ioctl(self._device, _FLUSH_CACHE)
-            for segment, digest in enumerate(digests):
-                if self._read_back(segment) != digest:
+            for start, same in self._compared(0, self._source.size):
+                done = min(start + CHUNK, self._source.size)
+                if not same:
                     self._memory.forget()
                     raise FlashError(
                         "flash.verify_failed",
-                        f"{self._name} does not give back what was written between bytes {segment * SEGMENT} and "
-                        f"{min((segment + 1) * SEGMENT, self._source.size)}",
+                        f"{self._name} does not give back what was written between bytes {start} and {done}",
                         "do not use it; another card, reader or cable may do, and worn-out or forged cards end so",
                     )
-                done = min((segment + 1) * SEGMENT, self._source.size)
                 self._progress(f"verify {self._name}", done, self._source.size)
 
     def _stream(self, first: int, reading: ThreadPoolExecutor, flushing: ThreadPoolExecutor) -> None:
@@ -159,30 +155,20 @@ class _Writer:
         todo = iter(range(first, self._chunks))
         for chunk in (next(todo, None) for _ in range(_AHEAD)):
             if chunk is not None:
-                ahead.append(reading.submit(self._fill, chunk, ring[chunk % _AHEAD]))
+                ahead.append(reading.submit(self._read, chunk * CHUNK, ring[chunk % _AHEAD]))
         for chunk in range(first, self._chunks):
             length = ahead.popleft().result()
             if chunk:
                 self._put(memoryview(ring[chunk % _AHEAD])[:length], chunk * CHUNK)
             if (following := next(todo, None)) is not None:
-                ahead.append(reading.submit(self._fill, following, ring[following % _AHEAD]))
+                ahead.append(reading.submit(self._read, following * CHUNK, ring[following % _AHEAD]))
             self._progress(f"write {self._name}", min((chunk + 1) * CHUNK, self._source.size), self._source.size)
             if (chunk + 1) % (SEGMENT // CHUNK) == 0 and (flushed is None or flushed.done()):
                 if flushed is not None:
                     flushed.result()
-                flushed = flushing.submit(self._flush, self._digests[: (chunk + 1) * CHUNK // SEGMENT])
+                flushed = flushing.submit(self._flush, (chunk + 1) * CHUNK // SEGMENT)
         if flushed is not None:
             flushed.result()
-
-    def _fill(self, chunk: int, buffer: mmap.mmap) -> int:
-        """Read a chunk of the image, in order: it goes into the digest of its segment."""
-        length = self._read(chunk * CHUNK, buffer)
-        with memoryview(buffer) as view:
-            self._digest.update(view[:length])
-        if (chunk + 1) % (SEGMENT // CHUNK) == 0 or chunk + 1 == self._chunks:
-            self._digests.append(self._digest.hexdigest())
-            self._digest = hashlib.sha256()
-        return length
 
     def _read(self, offset: int, buffer: mmap.mmap) -> int:
         """Bytes of the image, filled up with zeros to what a device takes at once."""
@@ -203,10 +189,6 @@ class _Writer:
         return length
 
     def _put(self, view: memoryview, offset: int) -> None:
-        if offset == 0 and not isinstance(view.obj, mmap.mmap):  # zeros, which lie anywhere
-            aligned = mmap.mmap(-1, len(view))
-            aligned[:] = view
-            view = memoryview(aligned)
         done = 0
         with view:
             while done < len(view):
@@ -218,25 +200,23 @@ class _Writer:
         """That many bytes in whole sectors."""
         return -(-length // self._sector) * self._sector
 
-    def _flush(self, digests: list[str]) -> None:
+    def _flush(self, segments: int) -> None:
         os.fdatasync(self._device)
-        self._memory.keep(digests)
+        self._memory.keep(segments)
 
-    def _read_back(self, segment: int) -> str:
-        """The digest of a segment as the device has it, with the next bytes on their way while some are counted."""
-        start, end = segment * SEGMENT, min((segment + 1) * SEGMENT, self._source.size)
-        digest = hashlib.sha256()
+    def _compared(self, start: int, end: int) -> Iterator[tuple[int, bool]]:
+        """Each chunk from a byte to another, and whether the device has it as the image has; the device reads ahead."""
+        offsets = range(start, end, CHUNK)
+        ours = self._buffers[-1]
         with ThreadPoolExecutor(1) as reading:
-            offsets = list(range(start, end, CHUNK))
-            ahead = reading.submit(self._get, offsets[0], self._buffers[0])
+            ahead = reading.submit(self._get, start, self._buffers[0])
             for index, offset in enumerate(offsets):
-                buffer = self._buffers[index % 2]
+                theirs = self._buffers[index % 2]
+                length = self._read(offset, ours)
                 ahead.result()
                 if offset + CHUNK < end:
                     ahead = reading.submit(self._get, offset + CHUNK, self._buffers[(index + 1) % 2])
-                with memoryview(buffer) as view:
-                    digest.update(view[: self._whole(min(CHUNK, end - offset))])
-        return digest.hexdigest()
+                yield offset, ours[:length] == theirs[:length]
 
     def _get(self, offset: int, buffer: mmap.mmap) -> None:
         wanted = self._whole(min(CHUNK, self._source.size - offset))
@@ -254,7 +234,7 @@ class _Writer:
             yield
         except OSError as error:
             self._memory.recall()
-            kept = len(self._memory.digests) * SEGMENT
+            kept = self._memory.segments * SEGMENT
             goes_on = f"goes on at byte {kept}" if kept > SEGMENT else "begins anew"
             raise FlashError(
                 "flash.write_failed",
@@ -271,7 +251,3 @@ def _sector_of(device: int) -> int:
     except OSError:
         return _SECTOR
     return int.from_bytes(answer, sys.byteorder)
-
-
-def _are_digests(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) and len(one) == 64 for one in value)
