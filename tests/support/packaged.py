@@ -203,11 +203,12 @@ class PackagedDevice:
             return []
 
 
-def package(out: Path, tree: Path = ROOT) -> Path:
-    """The Debian package of a tree, made anew with this environment's tools in the directory `out`."""
+def package(out: Path, tree: Path = ROOT, **options: str) -> Path:
+    """A package of a tree, made anew with this environment's tools in `out`; amd64, 3.11 and deb unless `options` say."""
     environment = os.environ | {"BEAMFLEET_TOOLS": str(Path(sys.executable).parent)}
+    said = [word for name, value in options.items() for word in (f"--{name}", value)]
     made = subprocess.run(
-        [tree / "systemd/package", out], env=environment, capture_output=True, text=True, check=False
+        [tree / "systemd/package", *said, out], env=environment, capture_output=True, text=True, check=False
     )  # fmt: skip
     if made.returncode != 0:
         raise AssertionError(f"systemd/package ended with {made.returncode}\n{made.stderr}")
