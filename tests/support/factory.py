@@ -44,8 +44,7 @@ class Factory(AbstractContextManager["Factory"]):
             )
             self._packages = self._work / "packages"
             self._run(rootfs.ROOT / "systemd/package", "--arch", self._kind.arch, self._packages)
-            self.fleet.flash(PILOT)
-            self.fleet.wait_online(PILOT)
+            self._begin_pilot()
         except BaseException:
             self._stack.__exit__(*sys.exc_info())
             raise
@@ -55,6 +54,15 @@ class Factory(AbstractContextManager["Factory"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+    def _begin_pilot(self) -> None:
+        """It is on this machine, where the server has another address than for boards."""
+        pilot = self.fleet.flash(PILOT)
+        pilot.stop()
+        settings = pilot.root / "etc/beamfleet/agent.toml"
+        settings.write_text(settings.read_text().replace(f"{HOST}:", "127.0.0.1:"))
+        pilot.start()
+        self.fleet.wait_online(PILOT)
 
     # --- releases
 
