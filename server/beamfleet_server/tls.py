@@ -50,8 +50,9 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         self._awaited: asyncio.TimerHandle | None = None
         self._draining: asyncio.TimerHandle | None = None
         self._in_message = False
+        self.switched = False
         self._await_headers()
-        if len(self.connections) > MOST_CONNECTIONS or self._of_address() > MOST_OF_ADDRESS:
+        if len(self._requesting()) > MOST_CONNECTIONS or self._of_address() > MOST_OF_ADDRESS:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -76,8 +77,23 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = {
             "tls": {"client_cert_chain": self._client_cert_chain},
-            "beamfleet": {"abort": self.transport.abort},
+            "beamfleet": {"abort": self.transport.abort, "switch": self.switch},
         }
+
+    def switch(self, head: bytes, protocol: asyncio.Protocol) -> bool:
+        """Answer the request with `head`, and leave the connection to `protocol`, which speaks something else; False if
+        it is gone."""
+        if self.transport.is_closing() or self.cycle is None or self.cycle.response_started:
+            return False
+        self._headers_came()
+        self.switched = self.cycle.disconnected = True  # uvicorn has nothing more to answer
+        self.transport.write(head)
+        self.transport.set_protocol(_Switched(self, protocol))
+        protocol.connection_made(self.transport)
+        return True
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Whether there is such a thing is for the route to say."""
 
     def on_headers_complete(self) -> None:
         """The headers are here: the application has the rest."""
@@ -125,8 +141,11 @@ class PeerCertificateProtocol(HttpToolsProtocol):
 
     def _of_address(self) -> int:
         address = self.client and self.client[0]
-        ours = (each for each in self.connections if isinstance(each, PeerCertificateProtocol))
-        return sum(1 for each in ours if each.client is not None and each.client[0] == address)
+        return sum(1 for each in self._requesting() if each.client is not None and each.client[0] == address)
+
+    def _requesting(self) -> list["PeerCertificateProtocol"]:
+        """The connections on which HTTP is spoken; the others have limits of their own."""
+        return [each for each in self.connections if isinstance(each, PeerCertificateProtocol) and not each.switched]
 
     def _refuse(self, status: int, title: str, code: str, detail: str) -> None:
         self._headers_came()
@@ -158,10 +177,25 @@ class PeerCertificateProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server stops: an idle connection ends at once. A TLS good-bye would wait for an answer, up to 30
         seconds."""
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete or self.switched:
             self.transport.abort()
         else:
             super().shutdown()
+
+
+class _Switched(asyncio.Protocol):
+    """Hands on to a protocol what happens on a connection that HTTP has left, and tells HTTP when it ends."""
+
+    def __init__(self, left: PeerCertificateProtocol, protocol: asyncio.Protocol) -> None:
+        self._left, self._protocol = left, protocol
+        self.data_received = protocol.data_received  # type: ignore[method-assign]
+        self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone for both."""
+        self._protocol.connection_lost(exc)
+        self._left.connection_lost(exc)
 
 
 def peer_of(scope: Mapping[str, Any]) -> CertificateFacts | None:

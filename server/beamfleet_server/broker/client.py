@@ -56,7 +56,7 @@ class BrokerClient:
     """The session `_server`. Use: `start`, then `take`, `acknowledge`, `publish`, `connected`; at last `stop`."""
 
     def __init__(self, host: str, port: int, pair: KeyPair, authority: str) -> None:
-        self._address = (host, port)
+        self.address = (host, port)
         context = ssl.create_default_context(cafile=authority)
         context.load_cert_chain(pair.certificate, pair.key)
         client = Client(
@@ -88,7 +88,7 @@ class BrokerClient:
         connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         connect.SessionExpiryInterval = SESSION_S
         connect.MaximumPacketSize = 2 * MAX_PACKET
-        host, port = self._address
+        host, port = self.address
         self._client.connect_async(host, port, KEEPALIVE_S, clean_start=False, properties=connect)
         self._client.loop_start()
 

@@ -84,7 +84,7 @@ class BrokerFiles:
             "log_type error",
             "log_type warning",
             "log_type notice",
-            f"listener {port} {host}",
+            f"listener {port}" if host == "::" else f"listener {port} {host}",  # it would listen to IPv6 alone
             "use_username_as_clientid true",
             "require_certificate true",
             "use_identity_as_username true",
