@@ -53,6 +53,7 @@ CODES = frozenset(
         "signer.malformed",
         "signer.unknown",
         "token.missing",
+        "usage.batch",
         "usage.built",
         "usage.bundle",
         "usage.deliveries",

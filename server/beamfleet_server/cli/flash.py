@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import typer
 
-from beamfleet_server.cli import flash_order
+from beamfleet_server.cli import flash_batch, flash_order
 from beamfleet_server.cli.errors import CommandError
+from beamfleet_server.cli.flash_batch import BatchOptions
 from beamfleet_server.cli.flash_options import FlashOptions
 from beamfleet_server.cli.flash_order import Order, check_target
 from beamfleet_server.cli.options import Printed, examples, spread
@@ -36,13 +37,15 @@ EXAMPLES = examples(
     "beamfleet flash --ssh pi@10.0.0.7 --id gw-4 --dry-run",
     "beamfleet flash --root /mnt/card --id gw-5 --cert made/gw-5/cert.pem --key made/gw-5/key.pem",
     "beamfleet flash --ssh pi@10.0.0.7 --remove",
+    "beamfleet flash --batch devices.csv --jobs 8 --label-sheet labels.html --yes",
 )
 _ANYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 (compared, not bound)
 Agree = Callable[["Plan"], bool]
 
 
+@spread(BatchOptions)
 @spread(FlashOptions)
-def flash(ctx: typer.Context, options: FlashOptions, output: Printed = Format.TABLE) -> None:
+def flash(ctx: typer.Context, options: FlashOptions, many: BatchOptions, output: Printed = Format.TABLE) -> None:
     """Make a root, an image, a card or a running machine a device of this fleet.
 
     Looks and checks first, shows what it will do, and asks. Installs the agent, lays down its configuration and a
@@ -52,6 +55,10 @@ def flash(ctx: typer.Context, options: FlashOptions, output: Printed = Format.TA
     from beamfleet_server.cli.progress import work_on
 
     session = Session.of(ctx, output)
+    many.check()
+    if many.batch:
+        flash_batch.run(session, options, many)
+        return
     with work_on(session.output.stderr) as progress:
         report = flash_one(session, options, lambda plan: _agreed(session, options, plan), progress)
     if "plan" in report:
@@ -61,6 +68,8 @@ def flash(ctx: typer.Context, options: FlashOptions, output: Printed = Format.TA
     session.output.done(report, report["sentence"], "device", report["next"])
     if report.get("setup", {}).get("restart") and session.output.for_people:
         session.output.note("its agent runs with the settings that it had: end it, init starts it anew")
+    if many.label_sheet and report["device"] and not options.remove:
+        flash_batch.print_label(session, many.label_sheet, report, options)
 
 
 def flash_one(
@@ -243,7 +252,7 @@ def _act(
         "root": str(options.root) if options.root else "",
         "run": answer.get("run", ""),
         "enrolled": enrolled,
-        "fingerprint": "",
+        "fingerprint": _fingerprint(order),
         "package": plan.package.path.name if plan.package else "",
         "steps": list(plan.steps),
         "start": starts,
@@ -251,6 +260,15 @@ def _act(
         "sentence": f"{target.name} is {'again ' if enrolled else ''}{who}",
         "next": then,
     }
+
+
+def _fingerprint(order: Order) -> str:
+    """That of the device's key, if it is made already; empty: the device makes it."""
+    if not order.given:
+        return ""
+    from beamfleet_bundles import pki
+
+    return pki.fingerprint(pki.read_key(order.given["key_pem"].encode(), "of the device").public_key())
 
 
 def _known(session: Session) -> dict[str, Any]:
@@ -291,7 +309,7 @@ def _pack(session: Session, options: FlashOptions, order: Order) -> dict[str, An
         "target": str(made),
         "kind": "deb",
         "enrolled": False,
-        "fingerprint": "",
+        "fingerprint": _fingerprint(order),
         "sentence": f"{made} makes a system with beamfleet-agent a device; it holds secrets",
         "next": f"apt-get install ./beamfleet-agent_*.deb ./{made.name} there",
     }

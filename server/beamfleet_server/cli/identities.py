@@ -7,8 +7,11 @@ from urllib.parse import quote
 
 import typer
 from beamfleet_bundles import durable
+from beamfleet_bundles.names import check_device
 
 from beamfleet_server.cli.devices import app
+from beamfleet_server.cli.errors import CommandError
+from beamfleet_server.cli.flash_manifest import read_manifest
 from beamfleet_server.cli.labels import parse_labels
 from beamfleet_server.cli.options import DeviceId, Labels, Printed, examples
 from beamfleet_server.cli.output import Column, Format, Item, harmless
@@ -83,25 +86,41 @@ def reject(ctx: typer.Context, device: NewId, fingerprint: Fingerprint = None, o
     epilog=examples(
         "beamfleet device provision gw-1 gw-2 --out identities",
         "beamfleet device provision gw-3 -l site=berlin --out identities -o json",
+        "beamfleet device provision --from devices.csv --prefix gw- --out identities",
     ),
 )
 def provision(
     ctx: typer.Context,
-    devices: Annotated[list[str], typer.Argument(metavar="DEVICE...", help="Ids of new devices.")],
+    devices: Annotated[list[str] | None, typer.Argument(metavar="DEVICE...", help="Ids of new devices.")] = None,
+    *,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where a directory for each one is made.")],
+    manifest: Annotated[
+        Path | None, typer.Option("--from", metavar="CSV", help="The devices of a manifest for `flash --batch`.")
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option("--prefix", metavar="TEXT", help="With --from: how ids begin that end with the serial.")
+    ] = "",
     labels: Labels = None,
     replace: Replace = False,
     output: Printed = Format.TABLE,
 ) -> None:
     """Make keys and certificates here, for devices that cannot enrol where they are.
 
-    DIR/DEVICE holds key.pem, cert.pem and ca.pem (0600), for `beamfleet flash --cert FILE --key FILE`. Give each to
-    its device only, and keep no copy. Safe to repeat: the key of a directory is used again, and what has a certificate
-    is left alone.
+    DIR/DEVICE holds key.pem, cert.pem and ca.pem (0600), for `beamfleet flash --cert FILE --key FILE`; of a line with
+    a serial number it is DIR/SERIAL, for `beamfleet flash --batch CSV --pre-made DIR`. Give each to its device only,
+    and keep no copy. Safe to repeat: the key of a directory is used again, and what has a certificate is left alone.
     """
     session = Session.of(ctx, output)
     given = parse_labels(labels or ())
-    made = [_provide(session, device, out, given, replace) for device in devices]
+    if bool(devices) == (manifest is not None):
+        raise CommandError("usage.identity", "identities for whom?", "DEVICE..., or --from CSV")
+    wanted = [(device, device, given) for device in devices or ()]
+    if manifest:
+        lines = read_manifest(manifest, targets=False)
+        wanted = [(line.id_with(prefix), line.serial or line.id, given | dict(line.labels)) for line in lines]
+    for device, _, _ in wanted:
+        check_device(device)
+    made = [_provide(session, device, out / name, own, replace) for device, name, own in wanted]
     session.output.items(made, _PROVISIONED, "device", "")
 
 
@@ -153,11 +172,9 @@ def _only_key(session: Session, device: str) -> str:
     return keys[0]
 
 
-def _provide(session: Session, device: str, out: Path, labels: dict[str, str], replace: bool) -> Item:
+def _provide(session: Session, device: str, directory: Path, labels: dict[str, str], replace: bool) -> Item:
     from beamfleet_bundles import pki
-    from beamfleet_bundles.names import check_device
 
-    directory = out / check_device(device)
     key_file, certificate_file = directory / "key.pem", directory / "cert.pem"
     if certificate_file.exists() and not replace:
         facts = pki.read_certificate(pki.load_certificate(certificate_file.read_bytes()))

@@ -72,6 +72,12 @@ class Session:
     def context(self) -> Context:
         return self.contexts.get(self.context_name[0])
 
+    def another(self) -> "Session":
+        """The same context with a connection of its own, for another thread."""
+        other = Session(self.output, self._environment)
+        other.choose(self._config_dir, self._context_name)
+        return other
+
     def mark(self) -> None:
         """Say below what was shown that the server has development keys, if it has."""
         if self.output.shown and self._client is not None and self._client.development:
