@@ -9,20 +9,19 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from beamfleet_server.flash import disks, loops, source, writing
-from beamfleet_server.flash.errors import FlashError
+from beamfleet_server.flash.errors import FlashError, UnfitError
 from beamfleet_server.flash.facts import Problem, TargetFacts
 from beamfleet_server.flash.image import ImageTarget
 from beamfleet_server.flash.target import Progress
 
 _READ_TABLE = 0x125F
 _LOCK_S = 5.0
-T = TypeVar("T")
 
 
 def state_directory() -> Path:
@@ -43,7 +42,6 @@ class BlockTarget:
         self._path, self._image, self._partition, self._progress = path, image, partition, progress
         self._stack = contextlib.ExitStack()
         self._disk: disks.Disk | None = None
-        self._problems: tuple[Problem, ...] = ()
         self._device = -1
         self._source: source.Source | None = None
         self._target: ImageTarget | None = None
@@ -64,14 +62,9 @@ class BlockTarget:
             if self._image is not None:
                 limit = self._disk.size
                 self._source = stack.enter_context(source.opened(self._image, limit, self._progress))
-            self._problems = disks.problems(self._disk, self._source.size if self._source else 0)
-            if not self._problems:
-                try:
-                    self._device = stack.enter_context(disks.exclusive(self._disk))
-                except FlashError as error:
-                    if error.code != "flash.device_busy":
-                        raise
-                    self._problems = (Problem(error.code, error.message, error.hint),)
+            if found := disks.problems(self._disk, self._source.size if self._source else 0):
+                raise UnfitError(found)
+            self._device = stack.enter_context(disks.exclusive(self._disk))
             self._stack = stack.pop_all()
         return self
 
@@ -89,30 +82,21 @@ class BlockTarget:
     # --- looking
 
     def facts(self) -> TargetFacts:
-        return self._looked_at(lambda target: target.facts(), TargetFacts())
+        return self._system().facts()
 
     def problems(self) -> Sequence[Problem]:
-        nothing: Sequence[Problem] = ()
-        return [*self._problems, *self._looked_at(lambda target: target.problems(), nothing)]
+        return self._system().problems()
 
     def intentions(self) -> Sequence[str]:
-        nothing: Sequence[str] = ()
-        lines = []
-        if self._source is not None and self._image is not None:
-            lines.append(
-                f"write {self._image} ({disks.show_size(self._source.size)}) over everything on {self._disk}; verify it"
-            )
-        else:
-            lines.append(f"leave what is on {self._disk}")
-        return [*lines, *self._looked_at(lambda target: target.intentions(), nothing)]
+        if self._source is None:
+            return [f"leave what is on {self._disk}", *self._system().intentions()]
+        what = f"{self._image} ({disks.show_size(self._source.size)})"
+        return [f"write {what} over everything on {self._disk}; verify it", *self._system().intentions()]
 
     # --- acting
 
     def prepare(self, progress: Progress) -> None:
-        if self._problems or self._disk is None:
-            first = self._problems[0]
-            raise FlashError(first.code, first.message, first.hint)
-        if self._source is not None and self.written is None:
+        if self._source is not None and self._disk is not None and self.written is None:
             if disks.look(self._path) != self._disk:
                 raise FlashError(
                     "flash.device_changed", f"{self._path} is another device than it was", "look at the plan again"
@@ -146,13 +130,8 @@ class BlockTarget:
 
     # --- the system on it
 
-    def _looked_at(self, ask: Callable[[ImageTarget], T], nothing: T) -> T:
-        """The answer of the system that is on the device, or will be; `nothing` of a device that is refused anyway."""
-        if self._problems:
-            return nothing
-        return ask(self._opened_target())
-
-    def _opened_target(self) -> ImageTarget:
+    def _system(self) -> ImageTarget:
+        """What is on the device, or will be."""
         if self._target is None:
             if self._source is not None and self.written is None:
                 place, held, name = self._source.path, self._source.descriptor, str(self._image)
@@ -164,9 +143,9 @@ class BlockTarget:
         return self._target
 
     def _acting(self) -> ImageTarget:
-        if self._problems or (self._source is not None and self.written is None):
+        if self._source is not None and self.written is None:
             raise FlashError("flash.device_changed", f"{self._path} has no system yet", "write the image first")
-        return self._opened_target()
+        return self._system()
 
     def _close_target(self) -> None:
         target, self._target = self._target, None
