@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from beamfleet_agent.errors import AgentError
+from beamfleet_agent.proxy import Proxy
 from beamfleet_agent.worker import transport as module
-from beamfleet_agent.worker.transport import Transport
+from beamfleet_agent.worker.transport import Through, Transport
 
 from tests.agent.authority import Authority
+from tests.support.http_proxy import HttpProxy
 
 
 class Rude:
@@ -282,3 +284,71 @@ def test_a_server_may_say_when_to_ask_again_within_bounds(
     with pytest.raises(AgentError) as refused:
         start(said.encode())[1].post("/thing", b"body", "text/plain", 100)
     assert (refused.value.code, getattr(refused.value, "after_s", None)) == (code, after_s)
+
+
+class TestThroughAProxy:
+    """TLS goes through it unopened; what it says is a stranger's."""
+
+    def test_requests_go_through_it_and_it_is_shown_who_we_are(self, start: Start, authority: Authority) -> None:
+        server, _ = start(answer("200 OK", b"content"))
+        with HttpProxy(secret="me:hush") as proxy:
+            way = Through(Proxy("127.0.0.1", proxy.port), "me:hush")
+            assert Transport(server.address, str(authority.path), through=way).read("/x", 100) == b"content"
+        assert proxy.asked[0].startswith(f"CONNECT {server.address.removeprefix('https://')} HTTP/1.1\r\n".encode())
+        assert proxy.refused == 0
+        assert b"hush" not in server.asked[0]
+
+    def test_a_name_that_only_the_proxy_knows_is_reached(self, start: Start, authority: Authority) -> None:
+        server, _ = start(answer("200 OK", b"content"))
+        port = server.address.rpartition(":")[2]
+        with HttpProxy(names={"localhost": "127.0.0.1"}) as proxy:
+            way = Through(Proxy("127.0.0.1", proxy.port))
+            found = Transport(f"https://localhost:{port}", str(authority.path), through=way).read("/x", 100)
+        assert found == b"content"
+        assert proxy.asked[0].startswith(b"CONNECT localhost:")
+
+    @pytest.mark.parametrize(
+        ("said", "named"),
+        [
+            (b"HTTP/1.1 407 Who are you\r\n\r\n", "the proxy does not take user and password"),
+            (b"HTTP/1.1 503 \x1b[31mNo\r\n\r\n", "the proxy refuses the way: status 503"),
+            (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000, "the proxy makes no sense: the answer is too long"),
+            (b"\0" * 100, "the proxy makes no sense: the answer is not HTTP"),
+        ],
+    )
+    def test_what_it_says_instead_is_told_without_the_secret(
+        self, authority: Authority, said: bytes, named: str
+    ) -> None:
+        with HttpProxy(answer=said) as proxy:
+            way = Through(Proxy("127.0.0.1", proxy.port), "me:hush")
+            transport = Transport("https://127.0.0.1:1", str(authority.path), through=way)
+            with pytest.raises(AgentError) as refusal:
+                transport.read("/x", 100)
+        assert refusal.value.code == "worker.network"
+        assert f"by the proxy 127.0.0.1:{proxy.port}: {named}" in refusal.value.message
+        assert "hush" not in str(refusal.value)
+
+    def test_one_that_drips_or_falls_silent_is_given_up(
+        self, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "PROXY_S", 0.3)
+        with HttpProxy(answer=b"HTTP/1.1 20") as proxy:
+            way = Through(Proxy("127.0.0.1", proxy.port))
+            transport = Transport("https://127.0.0.1:1", str(authority.path), through=way)
+            with pytest.raises(AgentError, match="timed out"):
+                transport.read("/x", 100)
+
+    def test_one_that_is_away_is_named(self, authority: Authority) -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            place = Proxy(*nobody.getsockname())
+            with pytest.raises(AgentError, match=f"by the proxy {place}: .*refused"):
+                Transport("https://127.0.0.1:1", str(authority.path), through=Through(place)).read("/x", 100)
+
+    def test_whoever_is_behind_it_must_be_vouched_for_as_ever(self, start: Start, tmp_path: Path) -> None:
+        server, _ = start(answer("200 OK", b"content"))
+        other = Authority(tmp_path / "other")
+        with HttpProxy() as proxy:
+            transport = Transport(server.address, str(other.path), through=Through(Proxy("127.0.0.1", proxy.port)))
+            with pytest.raises(module.UntrustedError):
+                transport.read("/x", 100)

@@ -45,7 +45,7 @@ def find_again(job: Job, now: datetime) -> bool:
     """Whether signed metadata names other authorities or addresses than those that we went by; then they are kept."""
     before = _trusted(job)
     for address in dict.fromkeys(place.enrol for place in server.known(job)):
-        anybody = Transport(address, None)
+        anybody = Transport(address, None, through=server.through(job))
         metadata = Metadata(job, now, lambda name, way=anybody: way.stream(f"/metadata/{name}", MAX_DOCUMENT))
         try:
             with metadata.alone():

@@ -1,27 +1,36 @@
-"""Owns HTTPS to the server: pinned to the fleet's authorities, no redirects, no proxy, bounded lengths and waits.
+"""Owns HTTPS to the server: pinned to the fleet's authorities, no redirects, bounded lengths and waits.
 
 Everything that arrives is bounded here and believed nowhere; whoever asked verifies it. Sends no secret but what it is
 given for one request. Of several addresses the first that answers is used. A device whose clock was never set can still
-get here, see `tls.Dateless`; without authorities nobody is verified, which is for `rescue` alone.
+get here, see `tls.Dateless`; without authorities nobody is verified, which is for `rescue` alone. A proxy is the one of
+the settings or none, whatever the environment says, and TLS goes through it unopened.
 """
 
 import json
 import re
+import socket
 import ssl
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
 from urllib3.util import SKIP_HEADER
+from urllib3.util.connection import create_connection
 
+from beamfleet_agent import proxy
 from beamfleet_agent.errors import AgentError
+from beamfleet_agent.proxy import Proxy
 from beamfleet_agent.reports import clean, word
 from beamfleet_agent.tls import Dateless
 
 CONNECT_S, READ_S = 10.0, 60.0
+PROXY_S = 15.0
+"""How long a proxy may take to open the way."""
 GRACE_S, SLOWEST_BYTES_PER_S = 60.0, 1_000
 """After the first minute an answer has to come faster than this on average, or it is given up."""
 _PIECE = 1 << 16
@@ -54,10 +63,18 @@ class LaterError(AgentError):
         self.after_s = after_s
 
 
+class Through(NamedTuple):
+    """A proxy, and what is shown to it: USER:PASSWORD, or nothing."""
+
+    proxy: Proxy
+    secret: str = ""
+
+
 class Transport:
     """Requests to one server, under one address or several. `authorities` is a PEM file, `certificate` a pair's file.
 
-    floor: given when the device's clock is wrong, the Unix second before which it cannot be.
+    through: the proxy, if there is one. floor: given when the device's clock is wrong, the Unix second before which it
+    cannot be.
     """
 
     def __init__(
@@ -66,13 +83,14 @@ class Transport:
         authorities: str | None,
         certificate: str | tuple[str, str] | None = None,
         floor: int | None = None,
+        through: Through | None = None,
     ) -> None:
         self._addresses = [addresses] if isinstance(addresses, str) else list(addresses)
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.verify = authorities or False
         self._session.cert = certificate
-        self._session.mount("https://", _Adapter(floor, verified=authorities is not None))
+        self._session.mount("https://", _Adapter(floor, through, verified=authorities is not None))
         self._session.headers.clear()  # each costs a device on a metered line, every time
         self._session.headers.update(dict.fromkeys(("Accept-Encoding", "User-Agent"), SKIP_HEADER))
 
@@ -188,8 +206,8 @@ class Transport:
 class _Adapter(HTTPAdapter):
     """HTTPS with few words: a handshake that offers every old cipher costs 266 bytes more. floor: see `Dateless`."""
 
-    def __init__(self, floor: int | None, *, verified: bool) -> None:
-        self._floor, self._verified = floor, verified
+    def __init__(self, floor: int | None, through: Through | None, *, verified: bool) -> None:
+        self._floor, self._through, self._verified = floor, through, verified
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **more: Any) -> None:
@@ -203,6 +221,31 @@ class _Adapter(HTTPAdapter):
         context.set_ciphers(_CIPHERS)
         context.options &= ~_PADDING
         super().init_poolmanager(*args, ssl_context=context, **more)
+        if self._through is not None:
+            self.poolmanager.pool_classes_by_scheme = {"https": _pool(self._through)}
+
+
+def _pool(through: Through) -> type[HTTPSConnectionPool]:
+    """Connections that pass a proxy and are like any other from there on."""
+
+    class Connection(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            connection = None
+            try:
+                connection = create_connection(through.proxy, self.timeout, socket_options=self.socket_options)
+                proxy.pass_through(connection, self.host, self.port, through.secret, PROXY_S)
+                connection.settimeout(CONNECT_S)
+                return connection
+            except OSError as error:
+                why = str(error)
+            if connection is not None:
+                connection.close()
+            raise OSError(f"by the proxy {through.proxy}: {why}")
+
+    class Pool(HTTPSConnectionPool):
+        ConnectionCls = Connection
+
+    return Pool
 
 
 def _cause(error: BaseException) -> BaseException:
