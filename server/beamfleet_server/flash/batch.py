@@ -158,7 +158,7 @@ def _labels(text: str, name: str, number: int) -> dict[str, str]:
 
 def _check(line: Line, name: str, *, targets: bool) -> None:
     for column, cell in line.cells.items():
-        if not cell.isprintable():
+        if column != "labels" and not cell.isprintable():
             raise _wrong(name, line.number, column, "there are characters in it that cannot be shown")
     if not line.key:
         raise _wrong(name, line.number, "id", "there is neither an id nor a serial")
