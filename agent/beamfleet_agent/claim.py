@@ -65,6 +65,26 @@ def disclaim(paths: Paths) -> None:
         pass
 
 
+def holder(paths: Paths) -> str:
+    """The pid of the agent that serves this root, "" if none does; claims nothing."""
+    return holder_of(paths.lock)
+
+
+def holder_of(lock: str) -> str:
+    """What stands in a lock file that somebody holds, "" if nobody does."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "?"
+    finally:
+        os.close(descriptor)
+    return ""
+
+
 def _holder(descriptor: int) -> str:
     """The pid in the lock; who has just taken it writes that a moment later."""
     pid = ""

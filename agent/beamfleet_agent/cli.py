@@ -95,7 +95,13 @@ def parser() -> "argparse.ArgumentParser":
     )
     why = command("diagnose", text, "diagnose --out gw-1.tar.zst")
     why.add_argument("--out", default="", metavar="FILE", help="a new file, readable by you alone: tar in zstd")
-    command("setup", "Lay the device down; settings are JSON on standard input.", "setup --root DIR <settings.json")
+    text = "Lay the device down; settings are JSON on standard input."
+    laid = command("setup", text, "setup --root DIR <settings.json")
+    text = "take them from provision.json, and work out which device this is; each boot does that"
+    laid.add_argument("--first-boot", action="store_true", help=text)
+    text = "Make the device forget who it was, its releases and their data, for another owner or for the bin."
+    gone = command("decommission", text, "decommission --yes")
+    gone.add_argument("--yes", action="store_true", help="do not ask")
     return whole
 
 
@@ -126,7 +132,8 @@ def do(asked: "argparse.Namespace") -> int:
         "stop": lambda: commands.stop_or_start(root, "stop", as_json),
         "start": lambda: commands.stop_or_start(root, "start", as_json),
         "diagnose": lambda: commands.diagnose(root, asked.out and os.path.abspath(asked.out), as_json),
-        "setup": lambda: commands.setup(root, sys.stdin),
+        "setup": lambda: commands.first_boot(root) if asked.first_boot else commands.setup(root, sys.stdin),
+        "decommission": lambda: commands.decommission(root, asked.yes, as_json),
     }
     return actions[asked.command]()
 

@@ -139,6 +139,39 @@ def setup(root: str, source: TextIO) -> int:
     return 0
 
 
+def first_boot(root: str) -> int:
+    """Become the device that this machine is, as provision.json has it; one JSON object on standard output."""
+    from beamfleet_agent.provisioning import first_boot as become
+
+    print(json.dumps(become(root)))
+    return 0
+
+
+def decommission(root: str, sure: bool, as_json: bool) -> int:
+    """Forget everything, and say what that was."""
+    from beamfleet_agent.retirement import Retirement
+
+    retirement = Retirement(root)
+    if not sure and not _agreed(f"{retirement.device} forgets who it is, its releases and their data. Type its id: ",
+                                retirement.device):  # fmt: skip
+        return 2
+    gone = retirement.carry_out()
+    told = "\n".join([*(f"removed {path}" for path in gone), f"{retirement.device} is no device any more"])
+    print(json.dumps({"device": retirement.device, "removed": gone}) if as_json else told)
+    return 0
+
+
+def _agreed(question: str, answer: str) -> bool:
+    if not sys.stdin.isatty():
+        print("error: nobody is there to be asked\nhint: use --yes", file=sys.stderr)
+        return False
+    print(question, end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip() == answer:
+        return True
+    print("nothing was done", file=sys.stderr)
+    return False
+
+
 def _paths(root: str) -> Paths:
     settled = settings.load(Paths(root).settings)
     return Paths(root, settled.app)

@@ -32,8 +32,8 @@ class GivenFiles:
         if given["apn"]:
             self._files += connections.modem(root, given["apn"])
         for path in (*(file.path for file in self._files), *self._links):
-            place = system_root.inside(root, path)
-            if os.path.isdir(place) and not os.path.islink(place):
+            place = self._place(path)
+            if place.is_dir() and not place.is_symlink():
                 raise AgentError("setup.directory", f"{place} is a directory", "name a file")
 
     def lay(self) -> None:
@@ -56,8 +56,12 @@ class GivenFiles:
         if not self._root and changed:
             connections.heed()
 
+    def _place(self, path: str) -> Path:
+        """A link in the place of the file itself is replaced and not followed."""
+        return Path(system_root.inside(self._root, os.path.dirname(path)), os.path.basename(path))
+
     def _ready(self, path: str) -> Path:
-        place = Path(system_root.inside(self._root, path))
+        place = self._place(path)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -16,6 +16,7 @@ from beamfleet_agent.log import Log
 from beamfleet_agent.loop import Loop
 from beamfleet_agent.notify import Notify
 from beamfleet_agent.paths import Paths
+from beamfleet_agent.seed import Seed
 
 NO_LAUNCHER_S = 15.0
 
@@ -40,6 +41,7 @@ def run(root: str) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.on_signal(number, leave)
     agent.start()
+    Seed(paths, log, agent).plant()
     notify.ready()
     loop.run()
     loop.close()

@@ -16,7 +16,7 @@ from beamfleet_bundles import durable, pki
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.filesystem import Mount, mount_of
 
-from beamfleet_agent import abilities, settings, setup_words, system_root
+from beamfleet_agent import abilities, device_id, settings, setup_words, system_root
 from beamfleet_agent.directory_device import run_script
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.given_files import GivenFiles
@@ -41,6 +41,12 @@ class Owners(NamedTuple):
 def set_up(root: str, words: Any) -> dict[str, Any]:
     """Lay the device down in `root` ("" is the machine itself). Errors: `setup.*`, `agent.settings`."""
     given = setup_words.checked(words)
+    in_directory = bool(root) and given["single_user"]
+    system = "" if in_directory else root
+    if given["id_from"] and system:
+        hint = "lay these words down as provision.json: the id is worked out at the first boot"
+        raise AgentError("setup.words", "a system that is off does not know its id", hint)
+    given["device"] = given["device"] or device_id.candidates(given["id_from"], given["id_prefix"])[0]
     paths = Paths(root, given["app"])
     given["proxy"], proxy_secret = split(given["proxy"])
     document = {key: given[key] for key in IN_TOML} | ({"server": given["server"]} if given["server"] else {})
@@ -51,8 +57,6 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
         hint = f"use at least trial_s + {START_MARGIN_S}: the release has to start before it can be well"
         raise AgentError("setup.words", f"trial_deadline_s = {deadline_s} is too short for trial_s", hint)
     root_json = setup_words.root_json(given["root_json_base64"])
-    in_directory = bool(root) and given["single_user"]
-    system = "" if in_directory else root
     for place in (paths.etc, paths.lib, paths.app_dir):
         system_root.inside(system, place.removeprefix(system))
     pair = _pair(given, Path(paths.pair))

@@ -78,6 +78,8 @@ def checked(words: Any) -> dict[str, Any]:
         given[key] = value
     if not given["device"] and not given["id_from"]:
         raise AgentError("setup.words", "the setting device is missing", "give it, or id_from, on standard input")
+    if given["device"] and given["id_from"]:
+        raise AgentError("setup.words", "both device and id_from are given", "give one of them")
     for name, value in given["env"].items():
         if not _NAME.fullmatch(name) or not isinstance(value, str) or not value.isprintable():
             hint = "use NAME=VALUE with letters, digits and _ in the name, and a value of one line"

@@ -144,7 +144,8 @@ def test_the_resident_process_imports_nothing_heavy(paths: Paths) -> None:
     }  # fmt: skip
     assert {name for name in loaded if name.split(".")[0] in heavy} == set()
     ours = {name for name in loaded if name.startswith("beamfleet_bundles.")}
-    assert ours == {f"beamfleet_bundles.{name}" for name in ("build_time", "durable", "errors", "names", "topics")}
+    light = ("build_time", "durable", "errors", "filesystem", "names", "topics")
+    assert ours == {f"beamfleet_bundles.{name}" for name in light}
 
 
 class TestTheCommandLine:
@@ -295,3 +296,33 @@ def test_asking_for_nothing_ends_at_once(paths: Paths) -> None:
         """Asks for nothing."""
 
     assert resident.attend(paths.root, nothing, lambda _status: None)["device"] == "gw-1"
+
+
+class TestASeed:
+    def test_is_installed_where_there_is_no_release_and_lies_there_until_that_has_ended(
+        self, paths: Paths, bundle: tuple[Path, bytes]
+    ) -> None:
+        seed = Path(paths.seed)
+        seed.write_bytes(bundle[0].read_bytes())
+        for _ in range(2):  # the second one goes on with it
+            process = Process(paths.root)
+            eventually("the request", lambda: state_of(paths) == "swapping")
+            assert "swap" in "".join(file.read_text() for file in Path(paths.requests).iterdir())
+            process.end()
+            assert seed.exists()
+
+    def test_that_cannot_be_installed_is_tried_once(self, paths: Paths) -> None:
+        seed = Path(paths.seed)
+        seed.write_bytes(b"no bundle")
+        process = Process(paths.root)
+        eventually("its end", lambda: not seed.exists())
+        assert "bundle." in process.end()
+        assert state_of(paths) == "failed"
+
+    def test_of_a_device_that_has_a_release_goes_away(self, paths: Paths) -> None:
+        seed = Path(paths.seed)
+        seed.write_bytes(b"no bundle")
+        Path(paths.boot, "state").write_text(f"format=1\nslot={'a' * 32}\nphase=committed\n")
+        process = Process(paths.root)
+        eventually("its end", lambda: not seed.exists())
+        assert '"seed"' not in process.end()
