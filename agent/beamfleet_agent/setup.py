@@ -57,7 +57,8 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
         hint = f"use at least trial_s + {START_MARGIN_S}: the release has to start before it can be well"
         raise AgentError("setup.words", f"trial_deadline_s = {deadline_s} is too short for trial_s", hint)
     root_json = setup_words.root_json(given["root_json_base64"])
-    for place in (paths.etc, paths.lib, paths.app_dir):
+    directories = _directories(paths, runs=not system)
+    for place in directories:
         system_root.inside(system, place.removeprefix(system))
     pair = _pair(given, Path(paths.pair))
     mount = _filesystem(paths, given["allow_unsafe_filesystem"])
@@ -65,7 +66,7 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
     abilities.require(as_user=owners is not None, root=system)
     files = GivenFiles(root, given, in_directory=in_directory)
     fresh = not Path(paths.settings).exists()
-    _directories(paths, runs=not system)
+    _make(directories)
     durable.replace(Path(paths.ca), given["ca_pem"].encode(), 0o644)
     durable.replace(Path(paths.trust_root), root_json, 0o644)
     conf = _launcher_conf(deadline_s, owners, given["watchdog"], abilities.setpriv(system))
@@ -155,15 +156,18 @@ def _owners(root: str) -> Owners:
     return Owners(agent, app)
 
 
-def _directories(paths: Paths, *, runs: bool) -> None:
-    """`runs`: of a system that is off, /run is nothing that would last."""
-    modes = {
+def _directories(paths: Paths, *, runs: bool) -> dict[str, int]:
+    """All of them with their modes. `runs`: of a system that is off, /run is nothing that would last."""
+    return {
         paths.etc: 0o755, f"{paths.etc}/app.d": 0o750, paths.lib: 0o755, paths.var: 0o755, paths.identity: 0o700,
         paths.trust: 0o700, f"{paths.var}/apps": 0o755, paths.app_dir: 0o755, paths.slots: 0o755, paths.staging: 0o700,
         paths.boot: 0o755, paths.requests: 0o700, paths.data: 0o700, paths.dump: 0o700, f"{paths.lib}/hooks.d": 0o755,
     } | ({paths.run: 0o755, paths.run_app: 0o755} if runs else {})  # fmt: skip
+
+
+def _make(directories: dict[str, int]) -> None:
     try:
-        for path, mode in modes.items():
+        for path, mode in directories.items():
             os.makedirs(path, exist_ok=True)
             os.chmod(path, mode)
     except OSError as error:
@@ -186,7 +190,7 @@ def _own(paths: Paths, owners: Owners, *, runs: bool) -> None:
     os.chown(paths.dump, app.uid, agent.gid)
     os.chmod(paths.dump, 0o2750)  # noqa: S103 - the agent reads the dumps that the release leaves there
     for path in (paths.app_env, f"{paths.etc}/app.d"):
-        os.chown(path, 0, app.gid)
+        os.chown(path, 0, app.gid, follow_symlinks=False)
 
 
 def _launcher_conf(deadline_s: int, owners: Owners | None, watchdog: str, setpriv: str) -> str:

@@ -110,14 +110,39 @@ def test_busybox_has_applets_but_its_setpriv_will_not_do(root: Path) -> None:
         lay_down(root)
 
 
-@pytest.mark.parametrize("link", ["etc/beamfleet", "var/lib", "usr/lib"])
+DIRECTORIES = [
+    "etc/beamfleet", "etc/beamfleet/app.d", "usr/lib", "usr/lib/beamfleet/hooks.d", "var/lib",
+    *(f"var/lib/beamfleet/{name}" for name in ("identity", "trust", "apps", "apps/main")),
+    *(f"var/lib/beamfleet/apps/main/{name}" for name in ("slots", "staging", "boot", "requests", "data", "dump")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("link", DIRECTORIES)
 def test_a_link_that_leads_out_of_the_root_is_not_followed(root: Path, tmp_path: Path, link: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
+    before = outside.stat()
+    (root / link).parent.mkdir(parents=True, exist_ok=True)
     (root / link).symlink_to(outside)
     with pytest.raises(AgentError, match=r"leads out of.*setup\.directory"):
-        lay_down(root)
+        lay_down(root, token="secret")
     assert list(outside.iterdir()) == []
+    assert (outside.stat().st_mode, outside.stat().st_uid) == (before.st_mode, before.st_uid)
+
+
+@pytest.mark.parametrize("name", ["etc/beamfleet/app.env", "var/lib/beamfleet/seed.bundle", "etc/beamfleet/agent.toml"])
+def test_a_link_in_the_place_of_a_file_changes_nothing_of_what_it_leads_to(
+    root: Path, tmp_path: Path, name: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("theirs")
+    before = outside.stat()
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).symlink_to(outside)
+    lay_down(root)
+    after = outside.stat()
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+    assert outside.read_text() == "theirs"
 
 
 def test_an_id_that_only_the_machine_knows_is_refused(root: Path) -> None:
