@@ -1,16 +1,19 @@
 """Two machines with one identity: noticed when one comes back after the other, cut off when both are alive."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from beamfleet_server.api.operators.health import details, encode
+from beamfleet_server.fleet.selector import Selector
 from beamfleet_server.store.clones import LIVE_S, REMEMBERED, judge
 from beamfleet_server.store.reports import Report
 
 from tests.server.conftest import Centre
-from tests.support.fleet_store import FleetStore, presence
+from tests.support.fleet_store import FleetStore, health, presence
 from tests.support.mqtt_device import MqttDevice
 from tests.support.postgres import Place
 from tests.support.server import Identity, eventually
@@ -85,9 +88,24 @@ def test_a_return_is_one_event_and_shown_until_somebody_says_that_all_is_well(fl
     told = [event for event in fleet.store.events.after(0, 99) if event.kind == "clone"]
     assert [(event.device, event.cause) for event in told] == [("gw-1", "returned")]
     assert fleet.store.devices.find("gw-1").clone == fleet.now
+    fleet.apply(Report("gw-1", "main", "health", health(fleet.now)))
+    assert ailing(fleet) == ("degraded", ["clone"])
     fleet.store.clones.accept("gw-1", fleet.now)
     assert fleet.store.devices.find("gw-1").clone is None
     assert birth(fleet, B, 9) == set()
+    assert ailing(fleet) == ("healthy", [])
+
+
+def ailing(fleet: FleetStore) -> tuple[str, list[str]]:
+    """The verdict of the only device and why, as the list of health has them."""
+    page, counts = fleet.store.health.page(Selector(), (), "verdict", None, 9, fleet.now)
+    (shown,) = json.loads(encode(page, counts))["items"]
+    told = details(fleet.store.devices.find("gw-1"))
+    assert (told.verdict, [each.check for each in told.reasons]) == (
+        shown["verdict"],
+        [each["check"] for each in shown["reasons"]],
+    )
+    return shown["verdict"], [each["check"] for each in shown["reasons"]]
 
 
 def test_a_machine_whose_session_is_the_lower_one_is_noticed_as_well(fleet: FleetStore) -> None:

@@ -1,9 +1,11 @@
 """Devices that leave: decommissioned or replaced; what the next one gets, and who means them no longer."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from beamfleet_bundles import pki
 from beamfleet_server.fleet.selector import Selector
 from beamfleet_server.store.events import Wanted
 from beamfleet_server.store.retirement import Replacement
@@ -179,6 +181,11 @@ def test_a_board_that_waits_for_approval_is_told_of_and_takes_over_when_it_is_le
 
     fleet.store.requests.ask("new-1", "k" * 64, "::1", issue, fleet.now)  # type: ignore[arg-type]
     assert replace(fleet, "old-1", "new-1") == Replacement(fleet.now, None, waits=True)
+    fleet.store.requests.accept("new-1", None, "anna", fleet.now, replace=False)
+    key = pki.create_key(fleet.work / "new-1.key").public_key()
+    fleet.store.requests.ask("new-1", "k" * 64, "::1", partial(fleet.authority.issue_device, public_key=key), fleet.now)
+    assert fleet.store.devices.find("new-1").labels == {"site": "berlin"}
+    assert replace(fleet, "old-1", "new-1") == Replacement(fleet.now, fleet.now, waits=False)
 
 
 def test_until_it_is_there_the_successor_may_be_another_or_none(fleet: FleetStore) -> None:

@@ -155,6 +155,7 @@ def _columns(standing: ColumnElement[str]) -> Sequence[ColumnElement[Any]]:
         health.c.host_memory_permille,
         health.c.disk_permille,
         health.c.temperature,
+        devices.c.returns,
     )
 
 

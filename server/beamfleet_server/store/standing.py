@@ -1,11 +1,12 @@
 """Owns the verdict of this moment over devices, as SQL on `devices` joined with `health`, and its reasons.
 
 What `checks` said of the newest report holds while the device is online and keeps reporting: a device that is offline
-is that, and one that has not reported for three intervals is unknown."""
+is that, one that has not reported for three intervals is unknown, and one whose identity was seen on two machines is
+degraded at least."""
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, FromClause, and_, case, func, literal
+from sqlalchemy import ColumnElement, FromClause, Text, and_, case, cast, func, literal
 
 from beamfleet_server.clock import rfc3339
 from beamfleet_server.store.enrolment import MAIN
@@ -15,6 +16,8 @@ from beamfleet_server.store.tables import applications, devices
 
 HEALTHY, DEGRADED, FAILING, OFFLINE, UNKNOWN = "healthy", "degraded", "failing", "offline", "unknown"
 WORST_FIRST = (FAILING, DEGRADED, UNKNOWN, OFFLINE, HEALTHY)
+CLONE = "clone"
+"""The reason of a device whose identity was copied."""
 INTERVALS = 3
 """So many intervals without a report, and nothing is known any more."""
 INTERVAL_S, METERED_INTERVAL_S = 60, 900
@@ -43,7 +46,9 @@ def verdict(now: int | ColumnElement[int]) -> ColumnElement[str]:
     interval = case((devices.c.interval_s > 0, devices.c.interval_s), else_=usual)
     stale = health.c.received + INTERVALS * interval < now
     known = func.coalesce(health.c.verdict, UNKNOWN)
-    return case((~devices.c.online, literal(OFFLINE)), (stale, literal(UNKNOWN)), else_=known)
+    copied = and_(cast(devices.c.returns, Text) != "[]", known.in_((HEALTHY, UNKNOWN)))
+    offline = (~devices.c.online, literal(OFFLINE))
+    return case(offline, (stale, literal(UNKNOWN)), (copied, literal(DEGRADED)), else_=known)
 
 
 def reasons(
@@ -51,9 +56,13 @@ def reasons(
     found: Sequence[Sequence[str]] | None,
     received: int | None,
     offline: tuple[str, int | None, int | None],
+    clone: int | None = None,
 ) -> list[Reason]:
     """Why the verdict is what it is. found: those of the newest report, which was `received` then; offline: the reason,
-    since when, and when the device was heard last."""
+    since when, and when the device was heard last; clone: when one of two machines with its identity came back last."""
+    if clone is not None:
+        seen_twice = f"two machines were seen with its identity, last {rfc3339(clone)}"
+        return [(CLONE, DEGRADED, seen_twice), *reasons(standing, found, received, offline)]
     why, since, seen = offline
     if standing == OFFLINE:
         if seen is None:

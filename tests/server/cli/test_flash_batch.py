@@ -1,14 +1,15 @@
 """A batch from the command line: real server, real setup, directories as devices."""
 
 import csv
+import subprocess
 from pathlib import Path
 
 import pytest
 from beamfleet_bundles import pki
 
-from tests.server.cli.terminal import Operator
+from tests.server.cli.terminal import COMMAND, Operator
 from tests.server.cli.test_signing import code_of
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, wait_for
 
 Capture = pytest.CaptureFixture[str]
 IDENTITY = Path("var/lib/beamfleet/identity")
@@ -133,3 +134,23 @@ def test_a_single_device_has_one_label(owner: Operator, capsys: Capture, tmp_pat
     more = ("--single-user", "--allow-unsafe-filesystem", "-l", "site=berlin", "--label-sheet", str(page))
     assert owner.run("flash", "--root", root, "--id", "single-1", *more, capsys=capsys).code == 0
     assert 'data-device="single-1"' in page.read_text()
+
+
+def test_a_batch_that_is_killed_leaves_whole_lines_and_is_ended_by_the_next_run(
+    owner: Operator, capsys: Capture, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "devices.csv"
+    names = [f"killed-{number}" for number in range(8)]
+    manifest.write_text("id,root\n" + "".join(f"{name},{name}\n" for name in names))
+    command = [str(COMMAND), "--config-dir", str(owner.directory), *words(manifest, "--jobs", "2")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        report = manifest.with_name("devices.csv.report.csv")
+        wait_for("three devices", lambda: report.exists() and report.read_bytes().count(b"\n") > 3, deadline_s=60)
+        child.kill()
+    before = reported(manifest)
+    assert len(before) >= 3
+    tokens = {name: (tmp_path / name / IDENTITY / "token").read_text() for name, _, _ in before}
+    ended = owner.run(*words(manifest, "--jobs", "2"), capsys=capsys)
+    assert ended.code == 0
+    assert sorted(reported(manifest)) == [(name, "done", "") for name in names]
+    assert {name: (tmp_path / name / IDENTITY / "token").read_text() for name in tokens} == tokens

@@ -76,10 +76,11 @@ def standing(device: Device) -> Standing:
 def details(device: Device) -> HealthDetails:
     """A device's health, as it travels."""
     offline = (device.offline_reason, device.offline_since, device.last_seen)
+    why = reasons(device.verdict, device.reasons, device.received, offline, device.clone)
     return HealthDetails(
         verdict=device.verdict,
         time=rfc3339(device.received),
-        reasons=[Reason(**each) for each in _told(reasons(device.verdict, device.reasons, device.received, offline))],
+        reasons=[Reason(**each) for each in _told(why)],
         starts=device.starts or 0,
         clock_offset_s=device.clock_offset_s or 0,
         dropped=device.dropped or 0,
@@ -95,8 +96,9 @@ def _item(row: Any) -> dict[str, Any]:
     """A row of `store.health` in the shape of `DeviceHealth`."""
     (name, labels, verdict, found, received, starts, online, seen, why, since, profile, product, version) = row[:13]
     (memory, processes, run_queue, schedulers, queue, queue_name, atoms, restarts, uptime_ms) = row[13:22]
-    (load, host_memory, disk, temperature) = row[22:26]
-    silent = verdict in (OFFLINE, UNKNOWN)
+    (load, host_memory, disk, temperature, returns) = row[22:27]
+    bare = verdict not in (OFFLINE, UNKNOWN) and not returns
+    offline = (why, since, seen)
     beam = {
         "memory": memory,
         "processes": processes,
@@ -113,7 +115,7 @@ def _item(row: Any) -> dict[str, Any]:
         "id": name,
         "labels": msgspec.Raw((labels or "{}").encode()),
         "verdict": verdict,
-        "reasons": _told(reasons(verdict, found, received, (why, since, seen)) if silent else found),
+        "reasons": _told(found if bare else reasons(verdict, found, received, offline, max(returns, default=None))),
         "time": _time(received),
         "online": online,
         "last_seen": _time(seen),
