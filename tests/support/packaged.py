@@ -204,7 +204,7 @@ class PackagedDevice:
 
 
 def package(out: Path, tree: Path = ROOT, **options: str) -> Path:
-    """A package of a tree, made anew with this environment's tools in `out`; amd64, 3.11 and deb unless `options` say."""
+    """A package of a tree, made anew in `out` with our tools; amd64, 3.11 and deb unless `options` say otherwise."""
     environment = os.environ | {"BEAMFLEET_TOOLS": str(Path(sys.executable).parent)}
     said = [word for name, value in options.items() for word in (f"--{name}", value)]
     made = subprocess.run(
