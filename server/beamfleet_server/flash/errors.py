@@ -22,6 +22,7 @@ CODES = frozenset(
         "flash.device_changed",
         "flash.device_small",
         "flash.filesystem",
+        "flash.hostile",
         "flash.image",
         "flash.image_busy",
         "flash.init",

@@ -18,7 +18,8 @@ from typing import Any, Self
 
 from beamfleet_bundles import durable
 
-from beamfleet_server.flash import agent_setup, looking, removal, units, unpacked
+from beamfleet_server.flash import agent_setup, database, looking, removal, units, unpacked
+from beamfleet_server.flash.contents import contents
 from beamfleet_server.flash.errors import FlashError
 from beamfleet_server.flash.facts import Problem, TargetFacts
 from beamfleet_server.flash.paths import inside
@@ -82,6 +83,7 @@ class RootTarget:
     def install(self, package: Path) -> None:
         facts = self.facts()
         if facts.packager == "dpkg" and package.suffix == ".deb":
+            database.settle(self._root, contents(package).paths)
             self._dpkg("--install", str(package.resolve()))
         else:
             unpacked.install(self._root, package)
@@ -111,7 +113,8 @@ class RootTarget:
     def remove(self, wipe: bool) -> list[str]:
         facts, done = self.facts(), []
         if facts.packager == "dpkg" and _known_to_dpkg(self._root):
-            self._dpkg("--purge", "beamfleet-agent")
+            database.settle(self._root, ())
+            self._dpkg("--purge", database.PACKAGE)
             done.append("the package is removed")
         elif unpacked.remove(self._root):
             done.append("the files of the package are removed")
@@ -124,7 +127,7 @@ class RootTarget:
     def _dpkg(self, *words: str) -> None:
         command = [
             "dpkg", f"--root={self._root}", "--force-script-chrootless", "--force-architecture", "--force-confold",
-            *words,
+            "--no-triggers", *words,
         ]  # fmt: skip
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
         with tempfile.TemporaryFile("w+") as said:
