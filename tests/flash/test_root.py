@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def tree(root: Path) -> dict[str, tuple[int, int, int, str]]:
 
 
 @pytest.fixture
-def debian(room: Path, tmp_path: Path) -> Iterator[Path]:
+def debian(room: Path, tmp_path: Path) -> Path:
     """A Debian 12 that has never booted, on whatever this machine's disk is."""
     return rootfs.unpack(tmp_path / "debian")
 
@@ -88,16 +88,26 @@ def refused(fleet: Fleet, *words: str) -> set[str]:
 
 
 UNFIT: dict[str, Callable[[Path], object]] = {
-    "flash.python": lambda root: [place.unlink() for place in (root / "usr/bin").glob("python3*")],
-    "flash.init": lambda root: [(root / place).unlink() for place in ("sbin/init", "usr/lib/systemd/systemd")],
-    "flash.abilities": lambda root: (root / "usr/bin/flock").unlink(),
-    "flash.libc": lambda root: (
-        [place.unlink() for place in root.glob("usr/lib/*-linux-*/libc.so.6")]
-        + [(root / "usr/lib/libc.so.6").write_bytes(b"release version 2.31")]
-    ),
+    "flash.python": lambda root: take(root, "usr/bin/python3*"),
+    "flash.init": lambda root: take(root, "usr/sbin/init", "usr/lib/systemd/systemd"),
+    "flash.abilities": lambda root: take(root, "usr/bin/flock"),
+    "flash.libc": lambda root: age(root, "2.31"),
     "flash.arch": lambda root: disguise(root / "usr/bin/dash", machine=243),
     "flash.no_root": lambda root: (root / "etc").rename(root / "not-etc"),
 }
+
+
+def take(root: Path, *patterns: str) -> None:
+    """Remove what fits."""
+    for pattern in patterns:
+        for place in list(root.glob(pattern)):
+            place.unlink()
+
+
+def age(root: Path, version: str) -> None:
+    """Have the glibc of a root say that it is of another version."""
+    take(root, "usr/lib/*-linux-*/libc.so.6")
+    (root / "usr/lib/libc.so.6").write_bytes(f"release version {version}".encode())
 
 
 def disguise(program: Path, machine: int) -> None:
