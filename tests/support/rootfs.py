@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -85,10 +86,21 @@ def extract(into: Path, packages: Sequence[str], arch: str = "") -> Path:
     """The files of these packages and of all that they depend on, in the directory `into`; nothing is installed and
     nothing of them is run. RootError when they cannot be had."""
     architecture = [f"--architectures={arch}"] if arch else []
-    passed_on = [f"--aptopt={line}" for line in _apt_settings()]
+    passed_on = [f"--aptopt={line}" for line in apt_settings()]
     options = ["--mode=root", "--variant=extract", f"--include={','.join(packages)}", *architecture, *passed_on]
     _run("mmdebstrap", "--quiet", *options, SUITE, str(into), *_known_sources())
     return into
+
+
+def sources(suite: str) -> list[str]:
+    """Lines of sources.list for another release of Debian, from where apt has SUITE here."""
+    return [re.sub(r"^deb (\[[^]]*\] )?", "deb ", line).replace(f" {SUITE}", f" {suite}") for line in _known_sources()]
+
+
+def apt_settings() -> list[str]:
+    """How apt reaches its sources here: proxies, certificates, tolerated clocks."""
+    dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
+    return [line for line in dump.splitlines() if line.startswith(_PASSED_ON) and not line.endswith(' "";')]
 
 
 def _options(packages: Sequence[str]) -> list[str]:
@@ -105,7 +117,7 @@ def _make(kept: Path, options: Sequence[str]) -> None:
     scratch.mkdir()
     try:
         made = scratch / kept.name
-        passed_on = [f"--aptopt={line}" for line in _apt_settings()]
+        passed_on = [f"--aptopt={line}" for line in apt_settings()]
         _run("mmdebstrap", "--quiet", *options, *passed_on, SUITE, str(made), *sources)
         made.rename(kept)
     finally:
@@ -133,12 +145,6 @@ def _sources() -> list[str]:
             signed = f"[signed-by={keyring}] " if keyring.startswith("/") else ""
             found.append(f"deb {signed}{address} {release} {component}")
     return found if any(f" {SUITE} " in line for line in found) else []
-
-
-def _apt_settings() -> list[str]:
-    """How apt reaches its sources here: proxies, certificates, tolerated clocks."""
-    dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
-    return [line for line in dump.splitlines() if line.startswith(_PASSED_ON) and not line.endswith(' "";')]
 
 
 def _run(*command: str) -> None:
