@@ -5,22 +5,26 @@ the report says is done is left out.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from beamfleet_bundles.errors import BeamfleetError
 
-from beamfleet_server.cli.errors import ERROR, CommandError
+from beamfleet_server.cli.errors import ERROR, CommandError, RemoteError
 from beamfleet_server.cli.flash_manifest import Job, jobs_of
 from beamfleet_server.cli.flash_options import FlashOptions
+from beamfleet_server.cli.flash_order import Order
 from beamfleet_server.cli.labels import parse_labels
 from beamfleet_server.cli.output import Column, Item
 from beamfleet_server.cli.session import Session
+from beamfleet_server.cli.tokens import create_token
 
 if TYPE_CHECKING:
     from beamfleet_server.flash.batch_report import Record, Report
@@ -57,10 +61,20 @@ class BatchOptions:
         typer.Option("--label-sheet", metavar="HTML", help="A page to print: a label with a QR code for each device."),
     ] = None
 
+    label_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--label-tokens", help="With --batch: also print one-time tokens. Who sees such a label can be the device."
+        ),
+    ] = False
+
     def check(self) -> None:
         """Refuse what goes with --batch only; error `usage.batch`."""
-        if self.batch is None and (self.report or self.pre_made or self.jobs > 1):
-            raise CommandError("usage.batch", "--report, --jobs and --pre-made go with --batch", "add --batch CSV")
+        if self.batch is None and (self.report or self.pre_made or self.jobs > 1 or self.label_tokens):
+            what = "--report, --jobs, --pre-made and --label-tokens go with --batch"
+            raise CommandError("usage.batch", what, "add --batch CSV")
+        if self.label_tokens and self.label_sheet is None:
+            raise CommandError("usage.batch", "there is no sheet for the tokens", "add --label-sheet HTML")
 
 
 def run(session: Session, options: FlashOptions, batch: BatchOptions) -> None:
@@ -79,10 +93,11 @@ def run(session: Session, options: FlashOptions, batch: BatchOptions) -> None:
     path = batch.report or manifest.with_name(f"{manifest.name}.report.csv")
     _ask(session, options, jobs, manifest)
     Signing(session.client, session.context.keys).root()  # what is trusted is settled before many ask at once
+    tokens: dict[int, str] | None = {} if batch.label_tokens else None
     with batch_report.opened(path) as report:
-        records = _flash(session, jobs, report, batch.jobs)
+        records = _flash(session, jobs, report, batch.jobs, tokens)
         if batch.label_sheet:
-            print_labels(session, batch.label_sheet, _labels(jobs, report))
+            print_labels(session, batch.label_sheet, _labels(jobs, report, tokens or {}))
     failed = [record for record in records if record.state != batch_report.DONE]
     session.output.items([asdict(record) for record in records], _COLUMNS, "id", "")
     if failed:
@@ -106,8 +121,11 @@ def _ask(session: Session, options: FlashOptions, jobs: Sequence[Job], manifest:
 # --- doing it
 
 
-def _flash(session: Session, jobs: Sequence[Job], report: "Report", at_once: int) -> "list[Record]":
-    """What is known of every line in the end, in their order."""
+def _flash(
+    session: Session, jobs: Sequence[Job], report: "Report", at_once: int, tokens: dict[int, str] | None
+) -> "list[Record]":
+    """What is known of every line in the end, in their order. tokens: takes those that were made, by line; None: nobody
+    asked for them."""
     known = {job.line.number: record for job in jobs if (record := report.done(job.line))}
     waiting = [job for job in jobs if job.line.number not in known]
     alone = threading.Lock()
@@ -119,9 +137,9 @@ def _flash(session: Session, jobs: Sequence[Job], report: "Report", at_once: int
             hand.session = session.another()
             sessions.append(hand.session)
         if job.kind in SIDE_BY_SIDE:
-            return _one(hand.session, job, report)
+            return _one(hand.session, job, report, tokens)
         with alone:
-            return _one(hand.session, job, report)
+            return _one(hand.session, job, report, tokens)
 
     if known:
         session.output.note(f"{len(known)} of {len(jobs)} are done already")
@@ -140,15 +158,19 @@ def _flash(session: Session, jobs: Sequence[Job], report: "Report", at_once: int
     return [known[job.line.number] for job in jobs]
 
 
-def _one(session: Session, job: Job, report: "Report") -> "Record":
+def _one(session: Session, job: Job, report: "Report", tokens: dict[int, str] | None) -> "Record":
     """Flash one device, and keep what came of it."""
     from beamfleet_server.cli.flash import flash_one
     from beamfleet_server.flash.batch_report import DONE, FAILED, Record
+    from beamfleet_server.flash.errors import UnfitError
 
     state, code, message, fingerprint = DONE, "", "", job.fingerprint
     try:
-        flashed = flash_one(session, job.options)
-        fingerprint = str(flashed["fingerprint"])
+        with _told_token(session, job, tokens) as options:
+            fingerprint = str(flash_one(session, options)["fingerprint"])
+    except UnfitError as error:
+        state, code = FAILED, error.code
+        message = "; ".join([error.message, *(f"{other.message} ({other.code})" for other in error.others)])
     except BeamfleetError as error:
         state, code, message = FAILED, error.code, error.message
     except OSError as error:
@@ -159,6 +181,28 @@ def _one(session: Session, job: Job, report: "Report") -> "Record":
     record = Record(*who, state, code, message, fingerprint, line.digest)
     report.append(record)
     return record
+
+
+@contextmanager
+def _told_token(session: Session, job: Job, tokens: dict[int, str] | None) -> Iterator[FlashOptions]:
+    """The options of a job; where tokens are asked for, with a new one, which is told when the device is flashed."""
+    options = job.options
+    if tokens is None or options.certificate or options.token_file:
+        yield options
+        return
+    life_s = Order.of(options).life_s
+    try:
+        made = create_token(session.client, options.id, parse_labels(options.labels or ()), life_s, options.replace)
+    except RemoteError as error:
+        if error.code != "device.exists":
+            raise
+        yield options  # what is enrolled already needs none; anything else is refused there
+        return
+    with NamedTemporaryFile() as file:  # of mode 0600
+        file.write(made["token"].encode())
+        file.flush()
+        yield replace(options, token_file=Path(file.name), labels=None)
+    tokens[job.line.number] = made["token"]
 
 
 def _show_plans(session: Session, jobs: Sequence[Job]) -> None:
@@ -191,7 +235,7 @@ def print_label(session: Session, path: Path, flashed: Item, options: FlashOptio
 
 
 def print_labels(session: Session, path: Path, labels: "Sequence[Label]") -> None:
-    """Write the page; no secret is on it."""
+    """Write the page, for nobody else to read if there is a token on it."""
     from beamfleet_bundles import durable, pki
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -199,16 +243,20 @@ def print_labels(session: Session, path: Path, labels: "Sequence[Label]") -> Non
 
     active = pki.load_certificate(session.client.get("/server")["fleet_ca"].encode())
     page = sheet(labels, fleet_of(active.public_bytes(Encoding.DER)))
-    durable.replace(path, page.encode())
+    secret = any(label.token for label in labels)
+    durable.replace(path, page.encode(), 0o600 if secret else 0o644)
     session.output.note(f"{path} has {len(labels)} label{'' if len(labels) == 1 else 's'}")
 
 
-def _labels(jobs: Sequence[Job], report: "Report") -> "list[Label]":
-    """One for every device that is done, in this run or before."""
+def _labels(jobs: Sequence[Job], report: "Report", tokens: Mapping[int, str]) -> "list[Label]":
+    """One for every device that is done, in this run or before; tokens are those of this run."""
     from beamfleet_server.flash.label_sheet import Label
 
     done = [(job, record) for job in jobs if (record := report.done(job.line))]
-    return [Label(record.id, record.serial, record.fingerprint, job.line.labels) for job, record in done]
+    return [
+        Label(record.id, record.serial, record.fingerprint, job.line.labels, tokens.get(job.line.number, ""))
+        for job, record in done
+    ]
 
 
 _COLUMNS = (

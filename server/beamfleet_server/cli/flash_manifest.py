@@ -10,6 +10,7 @@ from beamfleet_bundles.errors import BeamfleetError
 
 from beamfleet_server.cli.errors import CommandError
 from beamfleet_server.cli.flash_options import FlashOptions, Network, Profile
+from beamfleet_server.cli.labels import parse_labels
 
 if TYPE_CHECKING:
     from beamfleet_server.flash.batch import Line
@@ -90,9 +91,8 @@ def _job(name: str, line: "Line", options: FlashOptions, pre_made: Path | None) 
         said["id"], fingerprint = identity["id"], identity["fingerprint"]
     if "device" not in cells and "image" not in cells:
         said["image"] = None  # one for all is for lines with a card
-    labels = [*(options.labels or ()), *(f"{key}={value}" for key, value in line.labels.items())]
-    kept = [each for each in labels if each.partition("=")[0] not in line.labels]
-    said["labels"] = [*kept, *(f"{key}={value}" for key, value in line.labels.items())] or None
+    labels = parse_labels(options.labels or ()) | dict(line.labels)
+    said["labels"] = [f"{key}={value}" for key, value in labels.items()] or None
     own = replace(options, **said)
     try:
         kind = check_target(own)

@@ -38,6 +38,8 @@ class Line:
     number: int
     cells: Mapping[str, str]
     labels: Mapping[str, str]
+    digest: str
+    """Of everything that the line says: whether it is still what was done."""
 
     @property
     def id(self) -> str:
@@ -58,12 +60,6 @@ class Line:
         """In words: `root /mnt/card`."""
         return ", ".join(f"{name} {self.cells[name]}" for name in TARGETS if name in self.cells)
 
-    @property
-    def digest(self) -> str:
-        """Of everything that the line says: whether it is still what was done."""
-        said = json.dumps(dict(self.cells), sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
-
     def id_with(self, prefix: str) -> str:
         """The id, or the prefix and the serial number in small letters."""
         return self.id or f"{prefix}{self.serial.lower()}"
@@ -74,7 +70,9 @@ def parse(text: str, name: str, beside: Path, *, targets: bool = True) -> tuple[
     names line and column."""
     lines: list[Line] = []
     for number, cells in _rows(text, name):
-        line = Line(number, _from_here(cells, beside), _labels(cells.get("labels", ""), name, number))
+        said = json.dumps(cells, sort_keys=True).encode()
+        labels = _labels(cells.get("labels", ""), name, number)
+        line = Line(number, _from_here(cells, beside), labels, hashlib.sha256(said).hexdigest()[:16])
         _check(line, name, targets=targets)
         lines.append(line)
     if not lines:

@@ -39,10 +39,6 @@ class Record:
     fingerprint: str
     row: str
 
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.serial, self.target
-
 
 NAMES = tuple(field.name for field in fields(Record))
 

@@ -1,6 +1,7 @@
 """A batch from the command line: real server, real setup, directories as devices."""
 
 import csv
+import stat
 import subprocess
 from pathlib import Path
 
@@ -154,3 +155,22 @@ def test_a_batch_that_is_killed_leaves_whole_lines_and_is_ended_by_the_next_run(
     assert ended.code == 0
     assert sorted(reported(manifest)) == [(name, "done", "") for name in names]
     assert {name: (tmp_path / name / IDENTITY / "token").read_text() for name in tokens} == tokens
+
+
+def test_tokens_are_on_labels_only_when_that_is_asked_for(owner: Operator, capsys: Capture, tmp_path: Path) -> None:
+    manifest, page = tmp_path / "devices.csv", tmp_path / "labels.html"
+    manifest.write_text("id,labels,root\nlabelled-1,site=berlin,one\n")
+    refused = owner.run(*words(manifest, "--label-tokens"), capsys=capsys)
+    assert (refused.code, code_of(refused)) == (2, "usage.batch")
+    done = owner.run(*words(manifest, "--label-tokens", "--label-sheet", str(page)), capsys=capsys)
+    assert done.code == 0
+    assert "holds a secret" in page.read_text()
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    (token,) = [
+        each for each in owner.run("token", "list", "-o", "json", capsys=capsys).json if each["device"] == "labelled-1"
+    ]
+    assert token["labels"] == {"site": "berlin"}
+    laid = (tmp_path / "one" / IDENTITY / "token").read_text().strip()
+    assert laid not in done.out + done.err + manifest.with_name("devices.csv.report.csv").read_text()
+    assert owner.run(*words(manifest, "--label-sheet", str(page)), capsys=capsys).code == 0
+    assert "holds a secret" not in page.read_text()
