@@ -118,6 +118,7 @@ def setup(root: str, source: TextIO) -> int:
 
     A running agent enrols with a new token at once; `restart` in the answer says that it still has other settings.
     """
+    from beamfleet_agent.provisioning import remove_provision
     from beamfleet_agent.setup import set_up
 
     try:
@@ -131,6 +132,7 @@ def setup(root: str, source: TextIO) -> int:
     except AgentError:  # none yet, or broken: that is mended now
         before = None
     answer = set_up(root, words)
+    remove_provision(root)
     after = settings.load(place)
     running = client.ask(Paths(root, after.app), {"do": "status"}, _silent) is not None
     if running and before == after and os.path.exists(Paths(root, after.app).token):

@@ -43,6 +43,14 @@ def first_boot(root: str, machine: str = "") -> dict[str, Any]:
     return {**answer, "changed": True}
 
 
+def remove_provision(root: str) -> None:
+    """Somebody has said which device this is: the next boot is not to work it out."""
+    place = Path(Paths(root).provision)
+    if os.path.lexists(place):
+        place.unlink()
+        durable.sync_directory(place.parent)
+
+
 def _read(path: str) -> tuple[bytes, Any]:
     try:
         data = Path(path).read_bytes()

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +198,19 @@ def test_without_a_provision_there_is_nothing_to_become(tmp_path: Path, text: st
     with pytest.raises(AgentError) as refusal:
         first_boot(str(tmp_path))
     assert refusal.value.code == "setup.no_provision"
+
+
+def test_a_setup_by_hand_has_the_last_word(tmp_path: Path, one: str) -> None:
+    paths = provision(tmp_path / "root")
+    become(paths, one)
+    command = [sys.executable, "-m", "beamfleet_agent", "--root", paths.root, "setup"]
+    subprocess.run(command, input=json.dumps(words("pump-7")), text=True, check=True, capture_output=True)
+    assert load(paths.settings).device == "pump-7"
+    assert not Path(paths.provision).exists()
+
+
+def test_the_command_answers_with_one_object(tmp_path: Path) -> None:
+    paths = provision(tmp_path / "root", device="pump-7", id_from="", id_prefix="")
+    command = [sys.executable, "-m", "beamfleet_agent", "--root", paths.root, "setup", "--first-boot"]
+    done = [json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(2)]
+    assert [(told["device"], told["changed"]) for told in done] == [("pump-7", True), ("pump-7", False)]
