@@ -5,6 +5,7 @@ belongs to a connection (`generation`): packet ids are reused after a reconnect,
 never is, and the broker sends it again."""
 
 import asyncio
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import structlog
 from beamfleet_bundles import topics
+from paho.mqtt import client as paho_client
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -32,6 +34,18 @@ RECONNECT_S = (0.1, 5.0)
 INFLIGHT = 1000
 
 _log = structlog.get_logger(__name__)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """What wakes paho's thread: its own would be two sockets on 127.0.0.1, which a machine of IPv6 alone may not
+    have."""
+    pair = socket.socketpair()
+    for each in pair:
+        each.setblocking(False)
+    return pair
+
+
+paho_client._socketpair_compat = _pair  # noqa: SLF001 (there is no other way in)
 
 
 @dataclass(frozen=True, slots=True)
