@@ -1,5 +1,6 @@
 """The Debian package: made of the same sources twice it is the same; upgrades and removals respect what runs."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,25 +11,31 @@ from tests.support.packaged import AGENT, APP, LAUNCHER, ROOT, VAR, PackagedDevi
 
 pytestmark = [pytest.mark.suite(name="boot"), pytest.mark.timeout(180)]
 
+NEXT_VERSION = "99.0.0"
 SITE = "/usr/lib/beamfleet/python/lib/python3.11/site-packages"
 
 
-def dpkg(device: PackagedDevice, workshop: Workshop, *words: str) -> str:
+def dpkg(device: PackagedDevice, deb: Path, *words: str) -> str:
     """`dpkg WORDS` on a running device, which has the package as /srv/package.deb."""
-    device.machine.path("/srv/package.deb").write_bytes(workshop.package.read_bytes())
+    device.machine.path("/srv/package.deb").write_bytes(deb.read_bytes())
     done = device.machine.run("env", "DEBIAN_FRONTEND=noninteractive", "dpkg", *words)
     return done.stdout + done.stderr
+
+
+def copied(source: Path, place: Path) -> Path:
+    """What a package is made of, somewhere else."""
+    for part in ("agent", "firmware_bundles/beamfleet_bundles", "systemd", "requirements"):
+        shutil.copytree(source / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(source / "LICENSE", place)
+    return place
 
 
 def test_the_same_sources_make_the_same_package_wherever_they_lie(tmp_path: Path) -> None:
     made = []
     source = ROOT
     for place in (tmp_path / "here", tmp_path / "another-place"):
-        for part in ("agent", "firmware_bundles/beamfleet_bundles", "systemd", "requirements"):
-            shutil.copytree(source / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy2(source / "LICENSE", place)
+        source = copied(source, place)
         made.append(package(place / "out", place).read_bytes())
-        source = place
     assert made[0] == made[1]
 
 
@@ -52,9 +59,14 @@ def test_every_module_comes_with_its_byte_code(workshop: Workshop) -> None:
     assert not list(site.rglob("tests"))
 
 
-def test_an_upgrade_restarts_the_agent_and_lets_the_release_run(device: PackagedDevice, workshop: Workshop) -> None:
+def test_an_upgrade_restarts_the_agent_and_lets_the_release_run(device: PackagedDevice, tmp_path: Path) -> None:
+    tree = copied(ROOT, tmp_path / "tree")
+    version = tree / "agent/beamfleet_agent/__init__.py"
+    version.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{NEXT_VERSION}"', version.read_text()))
     vm, launcher, agent = device.vm_pid(), device.main_pid(LAUNCHER), device.main_pid(AGENT)
-    dpkg(device, workshop, "--install", "/srv/package.deb")
+    dpkg(device, package(tmp_path / "out", tree), "--install", "/srv/package.deb")
+    shown = device.machine.run("dpkg-query", "--show", "--showformat", "${Version}", "beamfleet-agent").stdout
+    assert shown == f"{NEXT_VERSION}+py311"
     assert device.main_pid(AGENT) not in (0, agent)
     assert (device.vm_pid(), device.main_pid(LAUNCHER)) == (vm, launcher)
     assert device.agent("status")["health"] in {"healthy", "unknown"}
@@ -64,11 +76,11 @@ def test_an_upgrade_restarts_the_agent_and_lets_the_release_run(device: Packaged
 
 def test_a_removal_ends_everything_and_leaves_what_is_the_owners(device: PackagedDevice, workshop: Workshop) -> None:
     count = device.until_answers("1.0.0")["count"]
-    dpkg(device, workshop, "--remove", "beamfleet-agent")
+    dpkg(device, workshop.package, "--remove", "beamfleet-agent")
     assert device.machine.run("pgrep", "-u", "beamfleet,beamfleet-app", ok=(0, 1)).stdout == ""
     assert device.machine.path(f"{APP}/data/count").exists()
-    dpkg(device, workshop, "--install", "/srv/package.deb")
+    dpkg(device, workshop.package, "--install", "/srv/package.deb")
     assert device.until_answers("1.0.0")["count"] >= count
     assert device.agent("status")["version"] == "1.0.0"
-    assert f"{VAR} and /etc/beamfleet stay" in dpkg(device, workshop, "--purge", "beamfleet-agent")
+    assert f"{VAR} and /etc/beamfleet stay" in dpkg(device, workshop.package, "--purge", "beamfleet-agent")
     assert device.machine.path(f"{APP}/data/count").exists()
