@@ -17,7 +17,7 @@ from beamfleet_agent.paths import Paths
 MAX_HEAD = 8_192
 MAX_SECRET = 1_024
 _SCHEME = "http://"
-_HINT = 'such as proxy = "http://proxy.example.org:3128"'
+_HINT = 'write it as proxy = "http://HOST:PORT"'
 
 
 class Proxy(NamedTuple):
