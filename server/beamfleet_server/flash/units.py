@@ -73,6 +73,13 @@ def enable(root: Path, init: str) -> None:
         _write(root, "etc/inittab", f"{kept}{'' if not kept or kept.endswith(chr(10)) else chr(10)}{block}\n", 0o644)
 
 
+def texts(init: str) -> dict[str, str]:
+    """The same for a machine that runs: what its script lays down, by name. Nothing for systemd."""
+    if init == "openrc":
+        return dict(_SERVICES)
+    return {"inittab": "\n".join((_BEGIN, *_INITTAB[init], _END, ""))} if init in _INITTAB else {}
+
+
 def disable(root: Path) -> None:
     """Take back all of that."""
     names = [f"etc/systemd/system/multi-user.target.wants/{unit}" for unit in UNITS]
