@@ -7,7 +7,7 @@ import pytest
 
 from tests.repo.tree import ROOT
 
-BY_HAND = {"slow", "arm64"}
+BY_HAND = {"slow", "arm64", "upgrade"}
 """Suites that continuous integration leaves out, as it says itself."""
 
 
