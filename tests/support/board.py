@@ -19,6 +19,8 @@ HOST = "10.0.2.2"
 MAC = "52:54:00:be:af:01"
 MEMORY = "768M"
 PARTITION = 2
+_SHOWN = "systemd.show_status=true systemd.journald.forward_to_console=1"
+"""All that systemd's journal hears is on the console as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,12 @@ def missing(kind: Kind) -> str:
 
 
 class Board:
-    """Switched on with this disk at `switched_on` (time.monotonic). A context: it loses its power afterwards."""
+    """Switched on with this disk at `switched_on` (time.monotonic). A context: it loses its power afterwards.
 
-    def __init__(self, kind: Kind, disk: Path) -> None:
+    alone: the cable is in, and nothing is at its other end.
+    """
+
+    def __init__(self, kind: Kind, disk: Path, *, alone: bool = False) -> None:
         kernel = kernels.made(kind.boot)
         self.switched_on = time.monotonic()
         self.console = Console(
@@ -60,10 +65,11 @@ class Board:
                 kind.program, "-accel", "tcg,thread=multi", *kind.machine, "-smp", "2", "-m", MEMORY,
                 "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
                 "-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initramfs"),
-                "-append", f"console={kind.console} panic=1 mitigations=off systemd.show_status=true",
+                "-append", f"console={kind.console} panic=1 mitigations=off {_SHOWN}",
                 "-drive", f"file={disk},format=raw,if=none,id=disk,cache=writeback",
                 "-device", "virtio-blk-pci,drive=disk",
-                "-netdev", "user,id=lan", "-device", f"virtio-net-pci,netdev=lan,mac={MAC},romfile=",
+                "-netdev", f"user,id=lan,restrict={'on' if alone else 'off'}",
+                "-device", f"virtio-net-pci,netdev=lan,mac={MAC},romfile=",
             ]
         )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 The server listens on this machine's loopback, which boards reach under `board.HOST`. A pilot, a device in a directory
 of this machine, proves each release first: boards that are switched on later join its rollout, so that nobody has to
-do anything about them. What a board does is told by the server, never by its console, which is kept for failures.
+do anything about them. What a board does is told by the server; its console is for failures, and for boards that no
+server hears.
 """
 
 import json
@@ -108,9 +109,9 @@ class Factory(AbstractContextManager["Factory"]):
         )
         return said
 
-    def switch_on(self, image: Path) -> Board:
-        """A board with this disk."""
-        return Board(self._kind, image)
+    def switch_on(self, image: Path, *, alone: bool = False) -> Board:
+        """A board with this disk; `alone`: with no way to the server."""
+        return Board(self._kind, image, alone=alone)
 
     def until(self, figure: str, board: Board, name: str, look: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first thing that the server says of the device `name` that fits; the seconds until then are a figure."""
@@ -125,8 +126,17 @@ class Factory(AbstractContextManager["Factory"]):
             shown = wait_for(f"{name}: {figure}", seen, deadline_s=COMMITTED_S, every_s=0.5)
         except FleetError as error:
             raise FleetError(f"{error}\n--- the board\n{board.console.text[-6000:]}") from None
-        self.figures[figure] = round(board.seconds, 1)
+        self.note(figure, board)
         return shown
+
+    def until_shown(self, figure: str, board: Board, pattern: str) -> None:
+        """The same for what nobody but the console can tell."""
+        board.console.expect(pattern, COMMITTED_S)
+        self.note(figure, board)
+
+    def note(self, figure: str, board: Board) -> None:
+        """It has just come true."""
+        self.figures[figure] = round(board.seconds, 1)
 
     def print_figures(self) -> None:
         """For the reader of the run."""
