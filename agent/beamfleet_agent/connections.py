@@ -5,6 +5,7 @@ What the device has not is refused and never guessed. Files have the mode that t
 """
 
 import glob
+import hashlib
 import os
 import re
 import shutil
@@ -112,6 +113,8 @@ def _has_networkd(root: str) -> bool:
 
 
 def _supplicant(interface: str, ssid: bytes, psk: str, country: str) -> tuple[list[GivenFile], dict[str, str]]:
+    if '"' in psk:  # it would cut the passphrase at one that a # follows
+        psk = hashlib.pbkdf2_hmac("sha1", psk.encode(), ssid, 4096, 32).hex()
     secret = f'psk="{psk}"' if len(psk) < 64 else f"psk={psk}"
     lines = [
         "ctrl_interface=/run/wpa_supplicant",

@@ -54,11 +54,12 @@ def test_network_manager_reads_the_keyfiles_and_understands_what_was_meant(debia
     assert {"type=gsm", "apn=iot.example", "username=us er", "password=\\\\ p=w;"} <= read("gsm")
 
 
-def test_wpa_supplicant_reads_its_file(debian: Path) -> None:
+@pytest.mark.parametrize("psk", [PSK, "plain \\ # words"])
+def test_wpa_supplicant_reads_its_file(debian: Path, psk: str) -> None:
     manager = debian / "usr/sbin/NetworkManager"
     manager.rename(debian / "usr/sbin/not-NetworkManager")
     try:
-        lay_down(debian, wifi=WIFI)
+        lay_down(debian, wifi={**WIFI, "psk": psk})
     finally:
         (debian / "usr/sbin/not-NetworkManager").rename(manager)
     conf = "/etc/wpa_supplicant/wpa_supplicant-wlan0.conf"
@@ -75,5 +76,5 @@ def test_wpa_supplicant_reads_its_file(debian: Path) -> None:
     text = "\n".join(said)
     assert "id=0 ssid='Plant 3;\\\\'" in text, text
     assert "country='DE'" in text
-    key = hashlib.pbkdf2_hmac("sha1", PSK.encode(), WIFI["ssid"].encode(), 4096, 32)
-    assert key.hex(" ") in text
+    key = hashlib.pbkdf2_hmac("sha1", psk.encode(), WIFI["ssid"].encode(), 4096, 32)
+    assert key.hex(" ") in text, text
