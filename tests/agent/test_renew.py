@@ -17,6 +17,7 @@ from beamfleet_agent.worker.identity import Identity
 from beamfleet_bundles import pki
 
 from tests.agent.authority import Authority
+from tests.agent.broker import free_port
 from tests.agent.device import work
 from tests.agent.enrolment import DEVICE, SmallEnrolment, both
 
@@ -153,9 +154,24 @@ class TestTheWay:
         assert (serial(paths.pair), names(paths)) == (before, ["next.key", "pair.pem"])
         front.away = set()
         assert renewed(paths)["switched"]
-        lost, kept = front.issued
-        assert lost.public_key() == kept.public_key()
+        *lost, kept = front.issued
+        assert [made.public_key() == kept.public_key() for made in lost] == [True, True]  # asked on both listeners
         assert pki.load_pair(Path(paths.pair))[0] == kept
+
+    def test_where_only_the_devices_listener_is_reached_it_renews_as_well(
+        self, front: SmallEnrolment, laid: Laid
+    ) -> None:
+        paths = laid(1)
+        before, settings = serial(paths.pair), Path(paths.settings)
+        text = settings.read_text()
+        settings.write_text(text.replace(f'enrol = "{front.address}"', f'enrol = "https://127.0.0.1:{free_port()}"'))
+        assert settings.read_text() != text
+        front.away = {RENEW}
+        error = refused(paths)
+        assert (error["code"], "refused" in error["message"]) == ("worker.network", True)  # of the first listener
+        front.away = set()
+        assert renewed(paths)["switched"]
+        assert serial(paths.pair) != before
 
     def test_what_could_not_be_tested_is_tested_later_and_not_asked_for_again(
         self, front: SmallEnrolment, laid: Laid

@@ -305,6 +305,28 @@ def test_who_renews_all_the_time_is_slowed_down(centre: Centre, tmp_path: Path) 
     assert int(answers[-1].headers["retry-after"]) > 0
 
 
+def test_the_devices_listener_renews_as_well_for_whom_it_knows_and_by_the_same_rate(
+    centre: Centre, tmp_path: Path
+) -> None:
+    server = centre.server
+    identity = server.enrol("one-port-1", tmp_path)
+    url = f"{server.facts['devices']}/.well-known/est/simplereenroll"
+    pair = (str(identity.certificate), str(identity.key))
+
+    def renew() -> requests.Response:
+        body = pki.encode_body(pki.make_request(ec.generate_private_key(ec.SECP256R1()), identity.device))
+        return requests.post(url, body, cert=pair, verify=str(server.ca), timeout=60)
+
+    answer = renew()
+    assert answer.status_code == 200
+    (made,) = pki.unpack_certificates(pki.decode_body(answer.content, pki.MAX_RESPONSE))
+    assert pki.read_certificate(made).name == identity.device
+    assert server.simplereenroll(identity).status_code == 200
+    assert [renew().status_code for _ in range(29)][-2:] == [200, 429]
+    assert server.api("POST", "/devices/one-port-1/revoke", json={}).status_code == 200
+    assert code(renew()) == (403, "certificate.unknown")
+
+
 def test_an_expired_certificate_renews_and_does_nothing_else(tmp_path: Path) -> None:
     with running_server(tmp_path / "server", device_certificate_s=1) as server:
         identity = server.enrol("season-1", tmp_path / "devices")

@@ -29,7 +29,7 @@ from beamfleet_agent.worker import server
 from beamfleet_agent.worker.identity import Identity, Pair, required
 from beamfleet_agent.worker.job import Job
 from beamfleet_agent.worker.rescue import rescued
-from beamfleet_agent.worker.transport import LaterError, RefusedError
+from beamfleet_agent.worker.transport import LaterError, RefusedError, Transport, UntrustedError
 
 RENEW = "/.well-known/est/simplereenroll"
 TEST, MAX_TEST = "/metadata/timestamp.json", 16_384
@@ -89,14 +89,30 @@ def _renewed(job: Job) -> dict[str, Any]:
 
 
 def _asked(job: Job, now: datetime, key: Any) -> Any:
-    """The certificate that the server issues for `key`, in the name of the pair in use."""
+    """The certificate that the server issues for `key`, in the name of the pair in use.
+
+    Where nobody gets through to the enrolment listener the devices' own renews as well, while the pair is good.
+    """
     body = pki.encode_body(pki.make_request(key, job.settings.device))
-    transport = server.enrolment_listener(job, now, job.paths.pair)
     try:
-        answer = transport.post(RENEW, body, "application/pkcs10", pki.MAX_RESPONSE)
+        answer = _post(server.enrolment_listener(job, now, job.paths.pair), body)
     except FileNotFoundError as error:
         raise AgentError("enrol.no_service", f"the server does not renew certificates: {error}") from error
+    except UntrustedError:
+        raise
+    except AgentError as error:
+        if error.code != "worker.network":
+            raise
+        try:
+            answer = _post(server.devices_listener(job, now), body)
+        except (AgentError, FileNotFoundError) as other:
+            _log.warning("no renewal on the devices' listener either", detail=str(other))
+            raise error from None
     return pki.unpack_certificates(pki.decode_body(answer, pki.MAX_RESPONSE))[0]
+
+
+def _post(transport: Transport, body: bytes) -> bytes:
+    return transport.post(RENEW, body, "application/pkcs10", pki.MAX_RESPONSE)
 
 
 def _takes(job: Job, now: datetime, pair: str) -> bool:

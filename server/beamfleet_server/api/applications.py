@@ -35,6 +35,7 @@ from beamfleet_server.api.operators import (
 )
 from beamfleet_server.api.operators import devices as operators_devices
 from beamfleet_server.api.operators import operators as people
+from beamfleet_server.api.renewals import Renewals
 from beamfleet_server.api.schemas import Address
 from beamfleet_server.authorities import Authorities
 from beamfleet_server.bell import Bell
@@ -88,6 +89,8 @@ def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str
     of_operators = Rates(settings.requests_per_operator_s, AT_ONCE * settings.requests_per_operator_s)
     of_addresses = Rates(settings.requests_per_address_s, AT_ONCE * settings.requests_per_address_s)
     of_devices = Rates(settings.requests_per_device_s, AT_ONCE * settings.requests_per_device_s)
+    of_renewals = Rates(RENEWALS / settings.device_life_s, RENEWALS)
+    renewals = Renewals(store, parts.authorities, of_renewals, parts.clock)
     authentication = Authentication(store.operators, store.sessions, parts.clock, of_operators)
     routers = [
         server.router(
@@ -157,6 +160,7 @@ def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str
             parts.keys,
             parts.evidence,
             Passages(*parts.client.address),
+            renewals,
             of_devices,
             parts.clock,
         ),
@@ -165,7 +169,7 @@ def applications(parts: Answering, addresses: Mapping[str, Address]) -> dict[str
             parts.authorities,
             parts.clock,
             of_addresses,
-            Rates(RENEWALS / settings.device_life_s, RENEWALS),
+            renewals,
             approval=settings.enrolment_approval,
         ),
     }

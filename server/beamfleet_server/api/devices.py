@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path as FilePath
 from typing import Annotated
 
+from beamfleet_bundles import pki
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
@@ -20,6 +21,7 @@ from beamfleet_server.api.device_session import take_sessions
 from beamfleet_server.api.guard import Guard, stand
 from beamfleet_server.api.limits import BodyLimit
 from beamfleet_server.api.problems import TooManyError
+from beamfleet_server.api.renewals import RENEW, Renewals
 from beamfleet_server.api.schemas import AdoptedMetadata, OfferedMetadata, decoded
 from beamfleet_server.broker.passage import Passages
 from beamfleet_server.clock import Clock
@@ -90,6 +92,7 @@ def application(
     keys: OnlineKeys,
     evidence: EvidenceFiles,
     passages: Passages,
+    renewals: Renewals,
     rates: Rates,
     clock: Clock,
 ) -> FastAPI:
@@ -151,7 +154,10 @@ def application(
 
     take_evidence(app, evidence, identified, clock)
     take_sessions(app, passages, identified)
-    app.add_middleware(BodyLimit, limit=LARGEST_BODY, larger={OFFER: LARGEST_OFFER, EVIDENCE: LARGEST_PIECE})
+    renewals.take(app, "device")
+    app.add_middleware(
+        BodyLimit, limit=LARGEST_BODY, larger={OFFER: LARGEST_OFFER, EVIDENCE: LARGEST_PIECE, RENEW: pki.MAX_REQUEST}
+    )
     return app
 
 

@@ -13,14 +13,10 @@ The metadata is for a device that knows none of the server's authorities any mor
 the signatures and nothing else, and what is here is public.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
 from beamfleet_bundles import pki
-from beamfleet_bundles.errors import BundleError
-from beamfleet_bundles.names import check_device
-from cryptography import x509
 from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from starlette.exceptions import HTTPException
@@ -30,7 +26,7 @@ from beamfleet_server.api.authentication import token_hash
 from beamfleet_server.api.devices import metadata_file
 from beamfleet_server.api.guard import Guard, address_of, network_of, stand
 from beamfleet_server.api.limits import AddressRate, BodyLimit
-from beamfleet_server.api.problems import TooManyError
+from beamfleet_server.api.renewals import PREFIX, Renewals, Requested, certificate, certificates, shown
 from beamfleet_server.authorities import Authorities
 from beamfleet_server.ca import key_fingerprint
 from beamfleet_server.clock import Clock
@@ -38,11 +34,7 @@ from beamfleet_server.errors import ServerError
 from beamfleet_server.rates import Rates
 from beamfleet_server.store import Store
 from beamfleet_server.store.acts import ACTING, Act, about
-from beamfleet_server.tls import peer_der, peer_of
 
-PREFIX = "/.well-known/est"
-HEADERS = {"Content-Transfer-Encoding": "base64"}
-MEDIA_TYPE = "application/pkcs7-mime; smime-type=certs-only"
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 5, 900
 
 
@@ -59,14 +51,6 @@ class _Basic(HTTPBasic):
 _basic = _Basic(auto_error=False)
 
 
-async def _requested(request: Request) -> pki.Requested:
-    """The certificate request in the body; errors `pki.*`."""
-    return pki.read_request_of(pki.decode_body(await request.body(), pki.MAX_REQUEST))
-
-
-Requested = Annotated[pki.Requested, Depends(_requested)]
-
-
 async def _admit(_: str, request: Request, act: Act) -> None:
     """Everybody: the token or the certificate is looked at where it is used."""
     del request
@@ -74,10 +58,10 @@ async def _admit(_: str, request: Request, act: Act) -> None:
 
 
 def application(
-    store: Store, authorities: Authorities, clock: Clock, rates: Rates, renewals: Rates, *, approval: bool
+    store: Store, authorities: Authorities, clock: Clock, rates: Rates, renewals: Renewals, *, approval: bool
 ) -> FastAPI:
-    """The ASGI application of the enrolment listener. `renewals`: how often a device may renew; `approval`: whether
-    devices without a token may wait for a person."""
+    """The ASGI application of the enrolment listener. `approval`: whether devices without a token may wait for a
+    person."""
     app = FastAPI(title="beamfleet enrolment", openapi_url=None, docs_url=None, redoc_url=None)
     problems.install(app)
     stand(app, Guard(_admit, store.audit))
@@ -85,7 +69,7 @@ def application(
     @app.get(f"{PREFIX}/cacerts", tags=["enrolment"])
     def cacerts() -> Response:
         """The fleet's authorities, as PKCS#7."""
-        return _answer(authorities.certificates)
+        return certificates(authorities.certificates)
 
     @app.post(f"{PREFIX}/simpleenroll", tags=["enrolment"])
     def simpleenroll(
@@ -93,27 +77,17 @@ def application(
     ) -> Response:
         """A device's first certificate, for a token or a person's word."""
         device = given.username if given is not None else asked.name
-        about(_shown(device))
+        about(shown(device))
         fingerprint, issue = key_fingerprint(asked.key), partial(authorities.issue_device, public_key=asked.key)
         if given is not None:
             token = token_hash(given.password)
-            return _certificate(store.enrolment.use_token(device, token, fingerprint, issue, clock()))
+            return certificate(store.enrolment.use_token(device, token, fingerprint, issue, clock()))
         if approval:
             address = network_of(address_of(request))
             return _decided(store.requests.ask(device, fingerprint, address, issue, clock()), fingerprint, clock())
         raise ServerError("token.wrong", "this needs DEVICE:TOKEN", "use HTTP Basic with the device's id and token")
 
-    @app.post(f"{PREFIX}/simplereenroll", tags=["enrolment"])
-    def simplereenroll(request: Request, asked: Requested) -> Response:
-        """A device's next certificate, for the one it has."""
-        peer, der = peer_of(request.scope), peer_der(request.scope)
-        if peer is None:
-            raise ServerError("certificate.unknown", "renewal needs the certificate that is to be renewed")
-        about(_shown(peer.name), f"serial {peer.serial}")
-        if wait_s := renewals.take(peer.name):
-            raise TooManyError(wait_s)
-        issue = partial(authorities.issue_device, public_key=asked.key)
-        return _certificate(store.enrolment.renew(peer.serial, der, issue, clock()))
+    renewals.take(app, "enrolment")
 
     @app.get("/metadata/{name}", tags=["enrolment"])
     def metadata(name: Annotated[str, Path(max_length=64)]) -> Response:
@@ -125,27 +99,10 @@ def application(
     return app
 
 
-def _shown(name: str) -> str:
-    """What somebody calls itself, as a line of the log may show it."""
-    try:
-        return check_device(name)
-    except BundleError:
-        return "not a device id"
-
-
-def _certificate(der: bytes) -> Response:
-    return _answer([x509.load_der_x509_certificate(der)])
-
-
-def _answer(certificates: Sequence[x509.Certificate]) -> Response:
-    body = pki.encode_body(pki.pack_certificates(certificates))
-    return Response(body, media_type=MEDIA_TYPE, headers=HEADERS)
-
-
 def _decided(answer: bytes | int, fingerprint: str, now: int) -> Response:
     """The certificate, or "not yet": soon at first, then more and more seldom."""
     if isinstance(answer, bytes):
-        return _certificate(answer)
+        return certificate(answer)
     act = ACTING.get()
     if act is not None:
         act.recorded = True  # that it begins to wait was kept with the change; that it still waits is not an act
