@@ -11,7 +11,7 @@ import pytest
 from tests.repo.tree import ROOT
 
 FOLDER = ROOT / "systemd"
-LAUNCHER, AGENT = "beamfleet-launcher.service", "beamfleet-agent.service"
+LAUNCHER, AGENT, SETUP = "beamfleet-launcher.service", "beamfleet-agent.service", "beamfleet-setup.service"
 EXPOSURE = {LAUNCHER: 50, AGENT: 19}
 """The highest exposure, times ten, that `systemd-analyze security` may find."""
 
@@ -39,7 +39,7 @@ def with_programs_here(folder: Path, edit: str = "") -> list[Path]:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     copies = []
-    for unit in (LAUNCHER, AGENT):
+    for unit in (LAUNCHER, AGENT, SETUP):
         text = re.sub(r"^(ExecStart=)\S+", rf"\1{program}", (FOLDER / unit).read_text(), flags=re.MULTILINE)
         copies.append(folder / unit)
         copies[-1].write_text(text.replace("[Service]\n", f"[Service]\n{edit}"))
@@ -125,3 +125,14 @@ def test_users_and_directories_are_made_as_they_are_written(tmp_path: Path) -> N
         "run/beamfleet": "1775", "run/beamfleet/main": "755",
         "var/lib/beamfleet": "1775", "var/lib/beamfleet/apps": "755",
     }  # fmt: skip
+
+
+def test_a_first_boot_comes_before_what_it_lays_down_and_holds_nobody_up() -> None:
+    words = settings(SETUP)
+    assert words["Before"] == [f"{LAUNCHER} {AGENT}"]
+    assert words["ConditionPathExists"] == ["/etc/beamfleet/provision.json"]
+    assert (words["Type"], words["Restart"]) == (["oneshot"], ["on-failure"])
+    assert not [key for key, values in words.items() for value in values if "network" in value]
+    for unit in (LAUNCHER, AGENT):
+        bound = {key for key, values in settings(unit).items() for value in values if SETUP in value}
+        assert bound == {"After"}
