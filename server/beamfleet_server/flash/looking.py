@@ -51,7 +51,7 @@ def look(root: Path) -> TargetFacts:
     return TargetFacts(
         arch=image.machine if image else "",
         libc=libc,
-        libc_version=_libc_version(folders) if libc == "glibc" else None,
+        libc_version=_libc_version(root, folders) if libc == "glibc" else None,
         python=python,
         python_path=python_path,
         init=_init(root, init),
@@ -135,13 +135,12 @@ def _libc(interpreter: str, libraries: frozenset[str]) -> str:
     return "glibc" if loader.startswith("ld") or "libc.so.6" in libraries else ""
 
 
-def _libc_version(folders: list[Path]) -> tuple[int, int] | None:
+def _libc_version(root: Path, folders: list[Path]) -> tuple[int, int] | None:
     for folder in folders:
-        try:
-            content = (folder / "libc.so.6").read_bytes()
-        except OSError:
+        place = _program(root, shown(root, folder / "libc.so.6"))
+        if place is None or place.stat().st_size > _LARGEST:
             continue
-        if found := _GLIBC.search(content):
+        if found := _GLIBC.search(place.read_bytes()):
             return version(found[1].decode())
     return None
 
@@ -155,7 +154,11 @@ def _library_folders(root: Path) -> Iterator[Path]:
     for name in dict.fromkeys(named):
         if (folder := inside(root, name)) and folder.is_dir():
             yield folder
-            yield from (folder / each for each in _names(folder) if "-linux-" in each and (folder / each).is_dir())
+            yield from (
+                below
+                for each in _names(folder)
+                if "-linux-" in each and (below := inside(root, shown(root, folder / each))) and below.is_dir()
+            )
 
 
 def _python(root: Path) -> tuple[tuple[int, int] | None, str]:

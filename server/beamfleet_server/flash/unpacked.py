@@ -57,15 +57,13 @@ def remove(root: Path) -> bool:
 
 def _lay(root: Path, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
     folder, _, name = member.name.rpartition("/")
-    place = inside(root, folder)
-    if place is None:
-        raise FlashError("flash.no_root", f"/{folder} leads nowhere", "look at the links in the root")
-    place.mkdir(mode=0o755, parents=True, exist_ok=True)
-    target, written = place / name, place / f".{name}.beamfleet"
+    place = _folder(root, folder)
     if member.isdir():
-        target.mkdir(exist_ok=True)
-        target.chmod(member.mode & 0o777)
+        _folder(root, member.name).chmod(member.mode & 0o777)
         return
+    target, written = place / name, place / f".{name}.beamfleet"
+    if target.is_dir() and not target.is_symlink():
+        raise FlashError("flash.no_root", f"/{member.name} is a directory", "the package has a file of that name")
     written.unlink(missing_ok=True)
     if member.issym():
         written.symlink_to(member.linkname)
@@ -75,6 +73,18 @@ def _lay(root: Path, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
             os.fchmod(file.fileno(), member.mode & 0o755)
         os.utime(written, (member.mtime, member.mtime))
     written.replace(target)
+
+
+def _folder(root: Path, path: str) -> Path:
+    """The directory of that name, which is made; a link for it is followed inside of the root."""
+    place = inside(root, path)
+    try:
+        if place is None:
+            raise NotADirectoryError
+        place.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise FlashError("flash.no_root", f"/{path} is no directory", "look at what is there in the root") from None
+    return place
 
 
 def _drop(root: Path, paths: set[str]) -> None:
@@ -97,11 +107,8 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _write_list(root: Path, paths: tuple[str, ...] | list[str]) -> None:
-    place = inside(root, _LIST)
-    if place is None:
-        raise FlashError("flash.no_root", f"{INSTALLED} leads nowhere", "look at the links in the root")
-    place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    durable.replace(place, "".join(f"{path}\n" for path in paths).encode())
+    folder, _, name = _LIST.rpartition("/")
+    durable.replace(_folder(root, folder) / name, "".join(f"{path}\n" for path in paths).encode())
 
 
 def _make_users(root: Path) -> None:
