@@ -68,14 +68,23 @@ class SshBase:
 class SshDevice:
     """A machine that is on, with sshd at `address`."""
 
-    def __init__(self, machine: Machine, base: SshBase, place: Path, number: int) -> None:
+    def __init__(self, machine: Machine, base: SshBase, place: Path, number: int, port: int = 0) -> None:
         self.machine = machine
-        self.gateway, self.address = f"10.213.{number}.1", f"10.213.{number}.2"
+        self.gateway, self.address = f"10.213.{number}.1", "127.0.0.1" if port else f"10.213.{number}.2"
+        self._port = port
         self._base, self._place, self._link = base, place, f"bfssh{number}"
         self.known_hosts, self._settings = place / "known_hosts", place / "ssh_config"
 
     def connect(self) -> None:
         """Lay the cable, and know the device's key."""
+        place = f"[{self.address}]:{self._port}" if self._port else self.address
+        self.known_hosts.write_text(f"{place} {self._base.host_key()}\n")
+        self._settings.write_text(
+            f"Host *\n IdentityFile {self._base.key}\n IdentitiesOnly yes\n UserKnownHostsFile {self.known_hosts}\n"
+            " GlobalKnownHostsFile /dev/null\n"
+        )
+        if self._port:
+            return
         leader = str(self.machine._leader)
         for command in (
             ["ip", "link", "add", self._link, "type", "veth", "peer", "name", "host0", "netns", leader],
@@ -86,11 +95,6 @@ class SshDevice:
         self.machine.run("ip", "address", "add", f"{self.address}/30", "dev", "host0")
         self.machine.run("ip", "link", "set", "host0", "up")
         self.machine.run("ip", "link", "set", "lo", "up")
-        self.known_hosts.write_text(f"{self.address} {self._base.host_key()}\n")
-        self._settings.write_text(
-            f"Host *\n IdentityFile {self._base.key}\n IdentitiesOnly yes\n UserKnownHostsFile {self.known_hosts}\n"
-            " GlobalKnownHostsFile /dev/null\n"
-        )
 
     def unplug(self) -> None:
         """Take the cable away: from now on not a packet passes, and nobody is told."""
@@ -101,12 +105,12 @@ class SshDevice:
         subprocess.run(["ip", "link", "set", self._link, "up"], check=True, capture_output=True)
 
     def close(self) -> None:
-        """The cable ends with the machine; a cut machine may need a moment for that."""
+        """Take the cable away for good, before the machine ends."""
         subprocess.run(["ip", "link", "delete", self._link], check=False, capture_output=True)
 
     def at(self, user: str) -> str:
         """What --ssh takes."""
-        return f"{user}@{self.address}"
+        return f"{user}@{self.address}{f':{self._port}' if self._port else ''}"
 
     def environment(self, *, identity: bool = True) -> Mapping[str, str]:
         """With which `beamfleet` finds this device's key and its own."""
@@ -115,11 +119,15 @@ class SshDevice:
 
 
 @contextmanager
-def ssh_device(base: SshBase, place: Path, number: int, like: Path | None = None) -> Iterator[SshDevice]:
-    """A device that is on; off and gone at the end."""
+def ssh_device(base: SshBase, place: Path, number: int, port: int = 0) -> Iterator[SshDevice]:
+    """A device that is on; off and gone at the end. With `port` it has this host's network, and sshd there."""
     place.mkdir(parents=True)
-    machine = Machine(base.root, place / "machine", "device", "/var/lib/beamfleet", like)
-    device = SshDevice(machine, base, place, number)
+    machine = Machine(base.root, place / "machine", "device", "/var/lib/beamfleet", network=bool(port))
+    if port:
+        settings = place / "machine/upper/etc/ssh/sshd_config.d/port.conf"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(f"ListenAddress 127.0.0.1:{port}\n")
+    device = SshDevice(machine, base, place, number, port)
     try:
         machine.boot()
         device.connect()

@@ -25,7 +25,7 @@ from beamfleet_server.flash.target import Progress
 
 HOME = "/var/lib/beamfleet-flash"
 SCRIPT = f"{HOME}/transaction.sh"
-BEAT_S = 10.0
+LEASE_S = 60
 STEP_S = 600
 RECOVERY_S = 700
 HOLDING_S = 60
@@ -36,9 +36,10 @@ _STARTED_BY = {"systemd": "its systemd runs it"}
 
 
 class SshTarget:
-    """A running device, by [USER@]HOST[:PORT]."""
+    """A running device, by [USER@]HOST[:PORT]. It takes back what was begun after `lease_s` without a sign of us."""
 
-    def __init__(self, destination: str) -> None:
+    def __init__(self, destination: str, lease_s: int = LEASE_S) -> None:
+        self._lease_s = lease_s
         self._login = Login(destination)
         self.name = destination
         self._elevated: list[str] | None = None
@@ -166,7 +167,7 @@ class SshTarget:
                 "flash.remote_failed", f"{self.name}: {clean(done.err, 200)}", "can /var/lib be written to?"
             )
         self._step("recover", timeout_s=RECOVERY_S)
-        holder = self._login.start([*self._root(), "sh", SCRIPT, "hold"])
+        holder = self._login.start([*self._root(), "sh", SCRIPT, "hold", str(self._lease_s)])
         _, out = pipes(holder)
         giving_up = threading.Timer(HOLDING_S, holder.kill)
         giving_up.start()
@@ -183,7 +184,7 @@ class SshTarget:
     def _beat(self, holder: subprocess.Popen[bytes]) -> None:
         into, _ = pipes(holder)
         with contextlib.suppress(OSError, ValueError):
-            while not self._ended.wait(BEAT_S):
+            while not self._ended.wait(self._lease_s / 6):
                 into.write(b"\n")
                 into.flush()
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Flashes the running Linux system that it is on, step by step, so that it can all be taken back:
 #
-#   hold                  stays while the flashing machine is there, and takes everything back when it is lost
+#   hold SECONDS          stays while the flashing machine is there, and takes everything back when that is silent so long
 #   recover               takes back what an interrupted flash left; refuses while another one is at work
 #   put NAME SIZE         a file from standard input
 #   begin                 remembers all that the following steps may change
@@ -16,7 +16,7 @@ umask 077
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 LC_ALL=C
 export PATH LC_ALL
-readonly home=/var/lib/beamfleet-flash lease_s=60
+readonly home=/var/lib/beamfleet-flash
 readonly agent=beamfleet-agent.service launcher=beamfleet-launcher.service first=beamfleet-setup.service
 readonly services='beamfleet-launcher beamfleet-agent'
 readonly own='/usr/lib/beamfleet /etc/beamfleet' state=/var/lib/beamfleet installed=/usr/lib/beamfleet/installed
@@ -48,7 +48,7 @@ wait_for_step() { # a step that still runs ends by itself: nothing is taken back
   while alive "$home/step" && [ "$waited" -lt 300 ]; do sleep 1 && waited=$((waited + 1)); done
 }
 
-hold() {
+hold() { # SECONDS
   mkdir "$home/claim" 2>/dev/null || fail 'another flash has just begun here' 'let it end first' "$busy"
   trap '' HUP PIPE INT TERM
   myself >"$home/holder"
@@ -62,7 +62,7 @@ hold() {
   reader=$!
   echo holding
   heard='' silent=0
-  while [ -d "$home/claim" ] && [ ! -e "$home/gone" ] && [ "$silent" -lt "$lease_s" ]; do
+  while [ -d "$home/claim" ] && [ ! -e "$home/gone" ] && [ "$silent" -lt "$1" ]; do
     sleep 1
     beats=$(cat "$home/beats" 2>/dev/null)
     if [ "$beats" = "$heard" ]; then silent=$((silent + 1)); else silent=0 heard=$beats; fi
@@ -75,7 +75,7 @@ hold() {
 recover() {
   waited=0
   while alive "$home/holder"; do
-    [ "$waited" -lt $((lease_s + 30)) ] || fail 'another flash works on this device' 'let it end first' "$busy"
+    [ "$waited" -lt 90 ] || fail 'another flash works on this device' 'let it end first' "$busy"
     sleep 1 && waited=$((waited + 1))
   done
   wait_for_step
