@@ -6,8 +6,10 @@ Safe to repeat: what identifies the device (key, certificate, trust, slots, jour
 is brought to what is asked. Refuses a filesystem that a power cut may damage, unless that is allowed. Enrols nothing.
 """
 
+import errno
 import json
 import os
+import stat
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +68,7 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
     abilities.require(as_user=owners is not None, root=system)
     files = GivenFiles(root, given, in_directory=in_directory)
     fresh = not Path(paths.settings).exists()
-    _make(directories)
+    _make(paths, directories)
     durable.replace(Path(paths.ca), given["ca_pem"].encode(), 0o644)
     durable.replace(Path(paths.trust_root), root_json, 0o644)
     conf = _launcher_conf(deadline_s, owners, given["watchdog"], abilities.setpriv(system))
@@ -165,11 +167,11 @@ def _directories(paths: Paths, *, runs: bool) -> dict[str, int]:
     } | ({paths.run: 0o755, paths.run_app: 0o755} if runs else {})  # fmt: skip
 
 
-def _make(directories: dict[str, int]) -> None:
+def _make(paths: Paths, directories: dict[str, int]) -> None:
     try:
         for path, mode in directories.items():
             os.makedirs(path, exist_ok=True)
-            os.chmod(path, mode)
+            _settle(path, mode, linked=path in (paths.etc, paths.lib, paths.var, paths.run))
     except OSError as error:
         raise AgentError(
             "setup.directory", f"cannot make {error.filename}: {error.strerror}", "check --root and its owner"
@@ -179,18 +181,43 @@ def _make(directories: dict[str, int]) -> None:
 def _own(paths: Paths, owners: Owners, *, runs: bool) -> None:
     agent, app = owners
     for path in (paths.var, paths.run) if runs else (paths.var,):  # it makes files of its own there, no others' are its
-        os.chown(path, 0, agent.gid)
-        os.chmod(path, 0o1775)  # noqa: S103 - sticky
+        _settle(path, 0o1775, (0, agent.gid), linked=True)
     for path in (paths.identity, paths.trust, paths.slots, paths.staging, paths.requests):
-        os.chown(path, agent.uid, agent.gid)
+        _settle(path, None, (agent.uid, agent.gid))
     for path in (paths.token, paths.pair, paths.proxy_secret, paths.seed):
-        if os.path.exists(path):
-            os.chown(path, agent.uid, agent.gid, follow_symlinks=False)
-    os.chown(paths.data, app.uid, app.gid)
-    os.chown(paths.dump, app.uid, agent.gid)
-    os.chmod(paths.dump, 0o2750)  # noqa: S103 - the agent reads the dumps that the release leaves there
+        if os.path.lexists(path):
+            _settle(path, None, (agent.uid, agent.gid))
+    _settle(paths.data, None, (app.uid, app.gid))
+    _settle(paths.dump, 0o2750, (app.uid, agent.gid))  # the agent reads the dumps that the release leaves there
     for path in (paths.app_env, f"{paths.etc}/app.d"):
-        os.chown(path, 0, app.gid, follow_symlinks=False)
+        _settle(path, None, (0, app.gid))
+
+
+def _settle(path: str, mode: int | None, owner: tuple[int, int] | None = None, *, linked: bool = False) -> None:
+    """Give a file or directory its owner and its mode, unless somebody has put a link there to have us give him what is
+    not his: the agent's user may write in /var/lib/beamfleet. linked: the owner of the device may have put one there.
+
+    Error `setup.directory`.
+    """
+    try:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path, flags if linked else flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise AgentError(
+                "setup.directory", f"{path} is a link", "remove it: everything there is one mount"
+            ) from error
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISDIR(found.st_mode) and (not stat.S_ISREG(found.st_mode) or found.st_nlink != 1):
+            raise AgentError("setup.directory", f"{path} is no file with one name", "remove it")
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
 
 
 def _launcher_conf(deadline_s: int, owners: Owners | None, watchdog: str, setpriv: str) -> str:

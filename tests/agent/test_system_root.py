@@ -1,10 +1,12 @@
 """Laying a device down in a root file system that is off: judged by what lies in it, and nothing outside is touched."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,19 +133,39 @@ def test_a_link_that_leads_out_of_the_root_is_not_followed(root: Path, tmp_path:
     assert (outside.stat().st_mode, outside.stat().st_uid) == (before.st_mode, before.st_uid)
 
 
-@pytest.mark.parametrize("name", ["etc/beamfleet/app.env", "var/lib/beamfleet/seed.bundle", "etc/beamfleet/agent.toml"])
+FILES = [
+    "etc/beamfleet/app.env", "etc/beamfleet/agent.toml", "var/lib/beamfleet/seed.bundle",
+    *(f"var/lib/beamfleet/identity/{name}" for name in ("token", "pair.pem", "proxy")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+@pytest.mark.parametrize("name", FILES)
 def test_a_link_in_the_place_of_a_file_changes_nothing_of_what_it_leads_to(
-    root: Path, tmp_path: Path, name: str
+    root: Path, tmp_path: Path, name: str, link: Callable[[Path, Path], None]
 ) -> None:
     outside = tmp_path / "outside"
     outside.write_text("theirs")
     before = outside.stat()
     (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).symlink_to(outside)
-    lay_down(root)
+    link(outside, root / name)
+    with contextlib.suppress(AgentError):
+        lay_down(root, token="secret", proxy="http://u:p@proxy:3128")
     after = outside.stat()
     assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
     assert outside.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("name", ["identity", "trust"])
+def test_the_agents_user_cannot_have_root_give_it_a_directory(root: Path, name: str) -> None:
+    lay_down(root)
+    theirs, place = root / "etc/sudoers.d", root / "var/lib/beamfleet" / name
+    theirs.mkdir()
+    place.rename(place.with_name("away"))
+    place.symlink_to("../../../etc/sudoers.d")
+    with pytest.raises(AgentError, match=r"is a link.*setup\.directory"):
+        lay_down(root, token="secret")
+    assert (owner(str(theirs)), [*theirs.iterdir()]) == ((0, 0), [])
 
 
 def test_an_id_that_only_the_machine_knows_is_refused(root: Path) -> None:
