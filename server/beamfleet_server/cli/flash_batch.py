@@ -187,7 +187,7 @@ def _one(session: Session, job: Job, report: "Report", tokens: dict[int, str] | 
 def _told_token(session: Session, job: Job, tokens: dict[int, str] | None) -> Iterator[FlashOptions]:
     """The options of a job; where tokens are asked for, with a new one, which is told when the device is flashed."""
     options = job.options
-    if tokens is None or options.certificate or options.token_file:
+    if tokens is None or options.certificate or options.token_file or options.approval:
         yield options
         return
     life_s = Order.of(options).life_s

@@ -15,9 +15,7 @@ from beamfleet_server.cli.labels import parse_labels
 if TYPE_CHECKING:
     from beamfleet_server.flash.batch import Line
 
-OF_LINES = (
-    "root", "device", "ssh", "deb", "id", "id_from", "certificate", "key", "approval", "remove", "wipe",
-)  # fmt: skip
+OF_LINES = ("root", "device", "ssh", "deb", "id", "id_from", "certificate", "key", "remove", "wipe")
 """Options that say what a line says, or that are for one device."""
 
 
