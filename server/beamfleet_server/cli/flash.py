@@ -7,7 +7,8 @@ TUF root the device has to trust, and makes the one-time token. What is done to 
 
 import base64
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -52,14 +53,12 @@ def flash(ctx: typer.Context, options: FlashOptions, many: BatchOptions, output:
     one-time token; the device makes its own key and enrols by itself when it starts. Safe to repeat: an enrolled device
     keeps its identity, its releases and its data.
     """
-    from beamfleet_server.cli.progress import work_on
-
     session = Session.of(ctx, output)
     many.check()
     if many.batch:
         flash_batch.run(session, options, many)
         return
-    with work_on(session.output.stderr) as progress:
+    with _progress(session) as progress:
         report = flash_one(session, options, lambda plan: _agreed(session, options, plan), progress)
     if "plan" in report:
         _show(session, report["plan"])
@@ -114,6 +113,22 @@ def addresses(listeners: Mapping[str, Mapping[str, Any]], server: str) -> dict[s
         return f"{f'[{host}]' if ':' in host else host}:{listeners[name]['port']}"
 
     return {"api": f"https://{place('devices')}", "enrol": f"https://{place('enrolment')}", "mqtt": place("mqtt")}
+
+
+@contextmanager
+def _progress(session: Session) -> "Iterator[Progress]":
+    """A bar, from the first word about a step on: before that somebody may be asked."""
+    from beamfleet_server.cli.progress import work_on
+
+    shown: list[Progress] = []
+    with ExitStack() as stack:
+
+        def show(what: str, done: int, total: int) -> None:
+            if not shown:
+                shown.append(stack.enter_context(work_on(session.output.stderr)))
+            shown[0](what, done, total)
+
+        yield show
 
 
 # --- looking
