@@ -5,7 +5,6 @@ the kernel refuses for whatever is mounted, swapped to or part of something else
 """
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -139,15 +138,9 @@ def look(path: Path) -> Disk:
 
 @contextlib.contextmanager
 def exclusive(disk: Disk) -> Iterator[int]:
-    """The device for us alone, past the page cache where it can do that."""
-    flags = os.O_RDWR | os.O_EXCL | os.O_CLOEXEC
+    """The device for us alone."""
     try:
-        try:
-            device = os.open(disk.path, flags | os.O_DIRECT)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            device = os.open(disk.path, flags)
+        device = os.open(disk.path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         raise FlashError(
             "flash.device_busy",

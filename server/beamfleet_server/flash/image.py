@@ -161,13 +161,8 @@ class ImageTarget:
                     f"{self._path} is compressed ({kind}) and cannot be changed in place",
                     "unpack it first; --device writes it as it is",
                 )
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise FlashError(
-                    "flash.image_busy", f"{self._path} is being flashed by somebody else", "wait until that has ended"
-                ) from None
-            yield file.fileno()
+            with source.locked(self._path, fcntl.LOCK_EX):
+                yield file.fileno()
 
     # --- the partition
 

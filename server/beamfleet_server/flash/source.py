@@ -15,7 +15,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -64,15 +64,10 @@ def opened(path: Path, limit: int, progress: Progress) -> Iterator[Source]:
         file = path.open("rb", buffering=0)
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from None
-    with file:
+    with file, ExitStack() as held:
         if not path.is_file():
             raise _unreadable(path, "it is no file")
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            raise FlashError(
-                "flash.image_busy", f"{path} is being changed by another flash", "wait until that has ended"
-            ) from None
+        held.enter_context(locked(path, fcntl.LOCK_SH))
         kind, identity = compression_of(file), _identity(file)
         if not kind:
             yield _source(path, file, identity)
@@ -80,6 +75,20 @@ def opened(path: Path, limit: int, progress: Progress) -> Iterator[Source]:
         with _scratch() as unpacked:
             _unpack(path, file, kind, unpacked, limit, progress)
             yield _source(path, unpacked, identity)
+
+
+@contextmanager
+def locked(path: Path, operation: int) -> Iterator[None]:
+    """Keep other flashes away from an image. The lock has a descriptor of its own: one that a loop device was made of
+    would stay locked as long as that, and nobody could clear what a killed flash has left."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, operation | fcntl.LOCK_NB)
+        except OSError:
+            raise FlashError(
+                "flash.image_busy", f"{path} is being flashed by somebody else", "wait until that has ended"
+            ) from None
+        yield
 
 
 def compression_of(file: IO[bytes]) -> str:

@@ -84,17 +84,18 @@ class Memory:
 
 
 def write(source: Source, device: int, name: str, memory: Memory, progress: Progress) -> Written:
-    """Make the block device that `device` is a descriptor of, opened for O_DIRECT or not, begin with the image.
+    """Make the block device that `device` is a descriptor of begin with the image.
 
     `flash.write_failed` when the device stops taking bytes: what is flushed by then is remembered.
     `flash.verify_failed` when it does not give back what it took.
     """
     began = time.monotonic()
     writer = _Writer(source, device, name, memory, progress)
-    resumed = writer.resume()
-    writer.run(resumed)
-    written = time.monotonic()
-    writer.verify()
+    with _past_the_cache(device):
+        resumed = writer.resume()
+        writer.run(resumed)
+        written = time.monotonic()
+        writer.verify()
     memory.forget()
     return Written(source.size, resumed * SEGMENT, written - began, time.monotonic() - written)
 
@@ -241,6 +242,18 @@ class _Writer:
                 f"{self._name} cannot be {what} any more: {error.strerror}",
                 f"see that it is plugged in and sits well, then repeat the command: it {goes_on}",
             ) from None
+
+
+@contextlib.contextmanager
+def _past_the_cache(device: int) -> Iterator[None]:
+    """What is written goes to the device, and what is read comes from it, where it can do that."""
+    before = fcntl.fcntl(device, fcntl.F_GETFL)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(device, fcntl.F_SETFL, before | os.O_DIRECT)
+    try:
+        yield
+    finally:
+        fcntl.fcntl(device, fcntl.F_SETFL, before)
 
 
 def _sector_of(device: int) -> int:
