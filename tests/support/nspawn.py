@@ -90,6 +90,8 @@ class Machine:
             with (room / "disk").open("wb") as image:
                 image.truncate(DISK_MIB << 20)
             subprocess.run(["mkfs.ext4", "-q", "-m", "0", room / "disk"], check=True, stdin=subprocess.DEVNULL)
+        self.unified = False
+        """Whether the next boot finds nothing but a cgroup2, as systemd 256 and newer want."""
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
         self._stack = contextlib.ExitStack()
