@@ -160,6 +160,18 @@ def test_each_step_that_fails_leaves_the_device_as_it_was(
         flash(target, deb(packages), words | {"trial_deadline_s": 2})
     assert difference(before, state(device)) == NONE
 
+    files = [
+        {"path": path, "mode": "0644", "content_base64": base64.b64encode(b"ours").decode()}
+        for path in ("/etc/motd", "/srv/new/deep/file")
+    ]
+    device.machine.path("/etc/motd").write_text("theirs")
+    before = state(device)
+    with pytest.raises(KeyError), SshTarget(device.at(SUDOER)) as target:  # noqa: PT012
+        flash(target, deb(packages), words | {"files": files})
+        assert device.machine.path("/etc/motd").read_text() == "ours"
+        raise KeyError
+    assert difference(before, state(device)) == NONE
+
     drop_in = device.machine.path("/etc/systemd/system/beamfleet-agent.service.d")
     drop_in.mkdir()
     (drop_in / "x.conf").write_text("[Service]\nExecStartPre=/bin/false\n")

@@ -119,6 +119,8 @@ class SshTarget:
     def set_up(self, words: Mapping[str, Any]) -> dict[str, Any]:
         """`beamfleet-agent setup` over there, its words on standard input."""
         self._begin()
+        laid = [str(each.get("path", "")) for each in words.get("files", ())]
+        self._put("given", "".join(f"{path}\n" for path in laid if path.isprintable()).encode())
         done = self._run("setup", given=json.dumps(words).encode())
         said = done.out.decode("utf-8", "replace").strip().rpartition("\n")[2]
         return agent_setup.answer(done.code, said, done.err)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Flashes the running Linux system that it is on, step by step, so that it can all be taken back:
 #
-#   hold SECONDS          stays while the flashing machine is there, and takes everything back when that is silent so long
+#   hold SECONDS          stays while the flashing machine is there; when that is silent so long, takes everything back
 #   recover               takes back what an interrupted flash left; refuses while another one is at work
 #   put NAME SIZE         a file from standard input
 #   begin                 remembers all that the following steps may change
@@ -121,20 +121,8 @@ begin() {
   for unit in "$launcher" "$agent"; do ! active "$unit" || : >"$home/before/active.$unit"; done
   [ -d /run/beamfleet ] || : >"$home/before/no_run"
   by_rpm_paths
-  listed | awk -F/ '{ print; at = ""; for (i = 2; i < NF; i++) print at = at "/" $i }' | sort -u >"$home/all"
-  : >"$home/files" && : >"$home/directories" && : >"$home/absent"
-  while read -r path; do
-    if [ -L "$path" ] || [ -f "$path" ]; then
-      kept=$home/before/root$path
-      [ -d "${kept%/*}" ] || mkdir -p "${kept%/*}"
-      cp -a "$path" "$kept" || fail "$path cannot be remembered" 'free some space on the device'
-      echo "$path" >>"$home/files"
-    elif [ -d "$path" ]; then
-      echo "$path" >>"$home/directories"
-    elif [ ! -e "$path" ]; then
-      echo "$path" >>"$home/absent"
-    fi
-  done <"$home/all"
+  : >"$home/all" && : >"$home/files" && : >"$home/directories" && : >"$home/absent"
+  listed | with_parents >"$home/new" && remember
   for each in $own "$state"; do [ -e "$each" ] || echo "$each" >>"$home/absent"; done
   (
     cd / || exit 1
@@ -147,6 +135,24 @@ begin() {
   for each in $shared; do sum "$each"; done >"$home/sums"
   sync
   echo open | write phase
+}
+with_parents() { awk -F/ '{ print; at = ""; for (i = 2; i < NF; i++) print at = at "/" $i }' | sort -u; }
+remember() { # the paths in `new`, those that are remembered already aside
+  { echo / && cat "$home/all"; } >"$home/known"
+  grep -Fvx -f "$home/known" "$home/new" >"$home/more"
+  while read -r path; do
+    if [ -L "$path" ] || [ -f "$path" ]; then
+      kept=$home/before/root$path
+      [ -d "${kept%/*}" ] || mkdir -p "${kept%/*}"
+      cp -a "$path" "$kept" || fail "$path cannot be remembered" 'free some space on the device'
+      echo "$path" >>"$home/files"
+    elif [ -d "$path" ]; then
+      echo "$path" >>"$home/directories"
+    elif [ ! -e "$path" ]; then
+      echo "$path" >>"$home/absent"
+    fi
+  done <"$home/more"
+  cat "$home/more" >>"$home/all"
 }
 by_rpm_paths() {
   [ ! -e "$home/package.rpm" ] || rpm -qlp "$home/package.rpm" >"$home/paths" || fail 'rpm cannot read the package' ''
@@ -192,6 +198,7 @@ foreign() { # PATH: whether somebody else has changed this file of accounts sinc
   ! grep -Fqx "${now:-absent}" "$home/sums_after" && ! grep -Fqx "${now:-absent}" "$home/sums"
 }
 forget_new() {
+  [ ! -f /etc/beamfleet/given ] || cp /etc/beamfleet/given "$home/laid"
   ! foreign /var/lib/dpkg/status || grep -q '/info/beamfleet-agent.list$' "$home/files" ||
     dpkg --purge --force-remove-reinstreq beamfleet-agent >/dev/null 2>&1
   for each in $own $state $state/apps; do ! grep -Fqx "$each" "$home/absent" || rm -rf "$each"; done 2>/dev/null
@@ -200,6 +207,7 @@ forget_new() {
   sort -r "$home/absent" | while read -r path; do
     if { [ -e "$path" ] || [ -L "$path" ]; } && ! foreign "$path"; then drop "$path"; fi
   done
+  [ ! -f "$home/laid" ] || grep -Fvx -f "$home/known" "$home/laid" | while read -r path; do drop "$path"; done
   grep -v '^/usr/lib/beamfleet' "$home/all" | while read -r path; do rm -f "$path.dpkg-new" "$path.dpkg-tmp"; done
   [ ! -e "$home/before/no_run" ] || rm -rf /run/beamfleet
 }
@@ -302,6 +310,8 @@ inittab() { # on standard input
 reread_inittab() { [ ! -f /etc/inittab ] || kill -HUP 1; }
 
 setup() { # it has the last word over what the next boot would have made
+  { cat "$home/given" && networks; } | with_parents >"$home/new" && remember
+  sync
   rm -f /etc/beamfleet/provision.json
   beamfleet-agent setup
 }
@@ -309,6 +319,11 @@ provision() {
   mkdir -p /etc/beamfleet && chmod 755 /etc/beamfleet &&
     mv -f "$home/provision.json" /etc/beamfleet/provision.json && sync && return
   fail 'its settings cannot be laid down' 'flash again'
+}
+networks() { # where setup writes what a device needs for Wi-Fi and modem
+  find /etc/NetworkManager /etc/wpa_supplicant /etc/systemd/network /var/lib/systemd/rfkill -type f 2>/dev/null
+  printf '%s\n' /etc/modprobe.d/beamfleet-wifi.conf /var/lib/NetworkManager/NetworkManager.state
+  find /etc/systemd/system -type l -path '*.wants/*' 2>/dev/null
 }
 seed() {
   chown beamfleet:beamfleet "$home/seed.bundle" && chmod 644 "$home/seed.bundle" &&
