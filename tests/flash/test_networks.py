@@ -8,6 +8,7 @@ import pytest
 from beamfleet_agent.paths import Paths
 
 from tests.agent.device import identify, lay_down, words
+from tests.support.fleet import Fleet
 from tests.support.http_proxy import HttpProxy
 from tests.support.networks import HERE, Agent, Away, Names, Namespace
 from tests.support.server import Server, eventually, running_server
@@ -208,3 +209,20 @@ def test_names_that_do_not_resolve_then_do_and_an_address_that_is_dead(
                 names.silent = False
                 await_online(server, "named")
             assert len(agent.said("session up")) == 1
+
+
+def test_a_device_is_flashed_for_such_a_network(fleet: Fleet, tmp_path: Path) -> None:
+    """By the options of `beamfleet flash`, with the secret in a file."""
+    with HttpProxy(secret=SECRET) as proxy:
+        file = tmp_path / "proxy"
+        file.write_text(f"http://gateway:hush%20hush%25secret@127.0.0.1:{proxy.port}\n")
+        file.chmod(0o600)
+        more = ("--proxy-file", str(file), "--transport", "websocket", "--keepalive", "45")
+        device = fleet.flash("walled", more=more)
+        fleet.wait_online("walled")
+        settings = (device.root / "etc/beamfleet/agent.toml").read_text()
+        device.stop()
+    ports = {int(asked.split()[1].rpartition(b":")[2]) for asked in proxy.asked}
+    assert ports == {int(fleet.address(name).rpartition(":")[2]) for name in ("devices", "enrolment")}
+    assert "hush" not in settings
+    assert "keepalive_s = 45" in settings

@@ -42,6 +42,16 @@ def test_the_configuration_loses_nothing_and_takes_names_from_certificates(tmp_p
     assert needed | {"tls_version tlsv1.2"} <= set(lines[listener:]), "under the listener, or they are not its own"
 
 
+@pytest.mark.parametrize(
+    ("host", "line"), [("::", "listener 1883"), ("::1", "listener 1883 ::1"), ("192.0.2.1", "listener 1883 192.0.2.1")]
+)
+def test_every_address_is_that_of_both_families(tmp_path: Path, host: str, line: str) -> None:
+    """Told `::`, mosquitto listens to IPv6 alone; told nothing, to both."""
+    files = BrokerFiles(tmp_path, KeyPair(tmp_path / "c.pem", tmp_path / "c.key"), tmp_path / "ca.pem")
+    files.write(host, 1883, "me", "_gate:$7$x\n")
+    assert [each for each in files.configuration.read_text().splitlines() if "1883" in each] == [line]
+
+
 def test_the_access_list_names_each_topic(tmp_path: Path) -> None:
     files = BrokerFiles(tmp_path, KeyPair(tmp_path / "c.pem", tmp_path / "c.key"), tmp_path / "ca.pem")
     files.write("127.0.0.1", 1883, "me", "_gate:$7$x\n")
