@@ -9,6 +9,7 @@ from tests.repo.tree import ROOT
 
 ATTACKERS = (
     "network without a key",
+    "proxy on the way",
     "replay, freeze, mix-and-match",
     "clock at 1970, at 2040, jumping",
     "stolen device",
