@@ -45,6 +45,12 @@ def image(memory: Path) -> Path:
 
 
 @pytest.fixture
+def state(memory: Path) -> Iterator[Path]:
+    yield memory / "state"
+    (memory / "state").unlink(missing_ok=True)
+
+
+@pytest.fixture
 def card(memory: Path) -> Iterator[Card]:
     one = Card(memory / "card", SPACE)
     yield one
@@ -84,16 +90,16 @@ class Event:
             act()
 
 
-def test_a_device_begins_with_the_image_and_ends_as_it_was(image: Path, card: Card, tmp_path: Path) -> None:
+def test_a_device_begins_with_the_image_and_ends_as_it_was(image: Path, card: Card, state: Path) -> None:
     with card.backing.open("r+b") as file:
         file.seek(SPACE - 512)
         file.write(b"\xaa" * 512)
     told = Event("", 0, None)
-    written = write(image, card, tmp_path / "state", told)
+    written = write(image, card, state, told)
     assert (written.size, written.resumed_at) == (SIZE, 0)
     assert digest(card.node) == digest(image)
     assert card.backing.read_bytes()[-512:] == b"\xaa" * 512
-    assert not (tmp_path / "state").exists()
+    assert not state.exists()
     assert told.seen[-1] == ("verify", SIZE, SIZE)
     assert [done for what, done, _ in told.seen if what == "write"] == sorted(
         done for what, done, _ in told.seen if what == "write"
@@ -101,9 +107,8 @@ def test_a_device_begins_with_the_image_and_ends_as_it_was(image: Path, card: Ca
 
 
 def test_a_pull_in_the_middle_is_said_and_the_next_attempt_goes_on_elsewhere(
-    image: Path, card: Card, tmp_path: Path
+    memory: Path, image: Path, card: Card, state: Path
 ) -> None:
-    state = tmp_path / "state"
     with pytest.raises(FlashError) as refused:
         write(image, card, state, Event("write", 4 * writing.SEGMENT, card.pull))
     assert refused.value.code == "flash.write_failed"
@@ -112,9 +117,9 @@ def test_a_pull_in_the_middle_is_said_and_the_next_attempt_goes_on_elsewhere(
     assert state.stat().st_mode & 0o777 == 0o600
     assert card.backing.read_bytes()[: writing.CHUNK] == bytes(writing.CHUNK), "half a card has no partition table"
     before = card.node
-    other = Card(tmp_path / "other", writing.SEGMENT)  # which takes the next node
+    other = Card(memory / "other", writing.SEGMENT)  # which takes the next node
     card.detach()
-    third = Card(tmp_path / "third", writing.SEGMENT)  # which takes the old one
+    third = Card(memory / "third", writing.SEGMENT)  # which takes the old one
     card.attach()
     try:
         assert card.node != before
@@ -127,8 +132,7 @@ def test_a_pull_in_the_middle_is_said_and_the_next_attempt_goes_on_elsewhere(
     assert not state.exists()
 
 
-def test_another_card_at_the_same_place_is_written_from_the_beginning(image: Path, card: Card, tmp_path: Path) -> None:
-    state = tmp_path / "state"
+def test_another_card_at_the_same_place_is_written_from_the_beginning(image: Path, card: Card, state: Path) -> None:
     with pytest.raises(FlashError):
         write(image, card, state, Event("write", 4 * writing.SEGMENT, card.pull))
     card.detach()
@@ -138,8 +142,8 @@ def test_another_card_at_the_same_place_is_written_from_the_beginning(image: Pat
     assert digest(card.node) == digest(image)
 
 
-def test_a_changed_image_is_written_from_the_beginning(memory: Path, card: Card, tmp_path: Path) -> None:
-    state, image = tmp_path / "state", memory / "changing.img"
+def test_a_changed_image_is_written_from_the_beginning(memory: Path, card: Card, state: Path) -> None:
+    image = memory / "changing.img"
     image.write_bytes(os.urandom(SIZE))
     with pytest.raises(FlashError):
         write(image, card, state, Event("write", 4 * writing.SEGMENT, card.pull))
@@ -151,22 +155,22 @@ def test_a_changed_image_is_written_from_the_beginning(memory: Path, card: Card,
 
 
 @pytest.mark.parametrize("said", [b"", b"{", b"null", b'{"segments": 5}', b"[" * 100_000])
-def test_a_damaged_memory_is_no_memory(said: bytes, image: Path, card: Card, tmp_path: Path) -> None:
-    (tmp_path / "state").write_bytes(said)
-    assert write(image, card, tmp_path / "state").resumed_at == 0
+def test_a_damaged_memory_is_no_memory(said: bytes, image: Path, card: Card, state: Path) -> None:
+    state.write_bytes(said)
+    assert write(image, card, state).resumed_at == 0
 
 
-def test_a_device_that_gives_back_something_else_is_found_out(image: Path, card: Card, tmp_path: Path) -> None:
+def test_a_device_that_gives_back_something_else_is_found_out(image: Path, card: Card, state: Path) -> None:
     def forge() -> None:
         with card.backing.open("r+b") as file:
             file.seek(3 * writing.SEGMENT + 7)
             file.write(b"forged")
 
     with pytest.raises(FlashError) as refused:
-        write(image, card, tmp_path / "state", Event("verify", writing.SEGMENT, forge))
+        write(image, card, state, Event("verify", writing.SEGMENT, forge))
     assert refused.value.code == "flash.verify_failed"
     assert f"bytes {3 * writing.SEGMENT} and {3 * writing.SEGMENT + writing.CHUNK}" in refused.value.message
-    assert not (tmp_path / "state").exists()
+    assert not state.exists()
 
 
 WRITER = """
@@ -184,9 +188,9 @@ write(Path(sys.argv[1]), At(Path(sys.argv[2])), Path(sys.argv[3]), progress)
 
 @pytest.mark.parametrize("at", [("write", 1), ("write", 3), ("write", 5), ("verify", 2)])
 def test_a_killed_flash_goes_on_and_the_bytes_are_right(
-    at: tuple[str, int], image: Path, card: Card, tmp_path: Path
+    at: tuple[str, int], image: Path, card: Card, state: Path
 ) -> None:
-    state, what = tmp_path / "state", at[0]
+    what = at[0]
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, image, card.node, state], stdout=subprocess.PIPE, text=True
     ) as process:

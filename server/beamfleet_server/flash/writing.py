@@ -132,6 +132,7 @@ class _Writer:
                 self._stream(first, reading, flushing)
             self._put(memoryview(head)[:length], 0)
             os.fsync(self._device)
+        self._memory.keep(self._source.size // SEGMENT)
 
     def verify(self) -> None:
         """Read all of it back."""
