@@ -36,8 +36,8 @@ def copy(golden: Path, tmp_path: Path) -> Iterator[Copy]:
     """`copy(name, like)`: a machine that begins as the golden image, or as the one in the room `like` ended."""
     made: list[Machine] = []
 
-    def make(name: str, like: Path | None = None) -> Machine:
-        made.append(Machine(golden, tmp_path / name, name, DISK, like, network=True))
+    def make(name: str, like: Path | None = None, network: bool = True) -> Machine:
+        made.append(Machine(golden, tmp_path / name, name, DISK, like, network=network))
         return made[-1]
 
     yield make
@@ -101,3 +101,12 @@ def test_three_copies_are_three_devices_and_each_has_a_key_of_its_own(fleet: Fle
     moved.run("systemctl", "is-active", "beamfleet-agent.service", "beamfleet-launcher.service", ok=(3,))
     moved.reboot()
     moved.run("systemctl", "is-active", "beamfleet-agent.service", "beamfleet-launcher.service", ok=(3,))
+
+
+def test_a_copy_that_never_sees_a_network_runs_its_seed(copy: Copy) -> None:
+    machine = copy("offline", network=False)
+    machine.boot()
+    state = machine.until("the seed to be committed", lambda: settled(machine))
+    assert state["phase"] == "committed"
+    told = ask(machine)
+    assert (told["session"], told["version"], told["device"][:7]) == (False, "1.0.0", "golden-")
