@@ -4,7 +4,6 @@
 reachable at `address` from here and from nowhere else. The device reaches this host at `gateway`.
 """
 
-import os
 import shlex
 import shutil
 import subprocess
@@ -114,7 +113,7 @@ class SshDevice:
 
     def environment(self, *, identity: bool = True) -> Mapping[str, str]:
         """With which `beamfleet` finds this device's key and its own."""
-        more = ["-F", str(self._settings), *([] if identity else ["-i", os.devnull, "-o", "IdentityFile=none"])]
+        more = ["-F", str(self._settings), *([] if identity else ["-o", "PubkeyAuthentication=no"])]
         return {COMMAND: shlex.join(["ssh", *more])}
 
 

@@ -140,20 +140,34 @@ with_parents() { awk -F/ '{ print; at = ""; for (i = 2; i < NF; i++) print at = 
 remember() { # the paths in `new`, those that are remembered already aside
   { echo / && cat "$home/all"; } >"$home/known"
   grep -Fvx -f "$home/known" "$home/new" >"$home/more"
+  : >"$home/carried"
   while read -r path; do
     if [ -L "$path" ] || [ -f "$path" ]; then
-      kept=$home/before/root$path
-      [ -d "${kept%/*}" ] || mkdir -p "${kept%/*}"
-      cp -a "$path" "$kept" || fail "$path cannot be remembered" 'free some space on the device'
-      echo "$path" >>"$home/files"
+      echo "$path" >>"$home/carried"
     elif [ -d "$path" ]; then
       echo "$path" >>"$home/directories"
     elif [ ! -e "$path" ]; then
       echo "$path" >>"$home/absent"
     fi
   done <"$home/more"
-  cat "$home/more" >>"$home/all"
+  mkdir -p "$home/before/root"
+  carry / "$home/before/root" <"$home/carried" ||
+    fail 'what is there cannot be remembered' 'free some space on the device'
+  cat "$home/carried" >>"$home/files" && cat "$home/more" >>"$home/all"
 }
+pack() { tar --no-recursion --numeric-owner -cf "$home/carried.tar" "$@" 2>/dev/null; }
+carry() ( # FROM TO: the paths on standard input, many at a time
+  to=$2
+  cd "$1" || exit 1
+  while :; do
+    set --
+    while [ $# -lt 200 ] && read -r path; do set -- "$@" "${path#/}"; done
+    [ $# -gt 0 ] || exit 0
+    pack "$@" || pack "$@" || exit 1 # an agent that runs may replace a file meanwhile
+    tar --numeric-owner -xpf "$home/carried.tar" -C "$to" || exit 1
+    rm -f "$home/carried.tar"
+  done
+)
 by_rpm_paths() {
   [ ! -e "$home/package.rpm" ] || rpm -qlp "$home/package.rpm" >"$home/paths" || fail 'rpm cannot read the package' ''
 }
@@ -215,22 +229,15 @@ drop() { # PATH
   if [ -d "$1" ] && [ ! -L "$1" ]; then rmdir "$1" 2>/dev/null; else rm -f "$1"; fi
 }
 put_back() {
+  grep '^/usr/' "$home/files" | carry "$home/before/root" / || return 1
   while read -r path; do
-    foreign "$path" && continue
-    kept=$home/before/root$path
-    case $path in
-    /etc/* | /var/*) ;;
-    *) ! unchanged "$path" "$kept" || continue ;;
-    esac
-    mkdir -p "${path%/*}" && rm -rf "$path.beamfleet-undo" && cp -a "$kept" "$path.beamfleet-undo" &&
-      mv -f "$path.beamfleet-undo" "$path" || return 1
+    case $path in /usr/*) continue ;; esac
+    ! foreign "$path" || continue
+    mkdir -p "${path%/*}" && rm -rf "$path.beamfleet-undo" || return 1
+    cp -a "$home/before/root$path" "$path.beamfleet-undo" && mv -f "$path.beamfleet-undo" "$path" || return 1
   done <"$home/files"
   [ ! -e "$home/before/modes.tar" ] || tar --numeric-owner -xpf "$home/before/modes.tar" -C / || return 1
   sync
-}
-unchanged() { # PATH COPY
-  # shellcheck disable=SC3013 # dash and BusyBox have -nt
-  [ -f "$1" ] && [ ! -L "$1" ] && cmp -s "$1" "$2" && [ ! "$1" -nt "$2" ] && [ ! "$2" -nt "$1" ]
 }
 wake() {
   by_systemd || reread_inittab
