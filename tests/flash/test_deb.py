@@ -1,4 +1,4 @@
-"""`beamfleet flash --deb`: a package with this fleet's configuration makes a Debian that runs a device, seed and all."""
+"""`beamfleet flash --deb`: a package with this fleet's configuration makes a running Debian a device, seed and all."""
 
 from pathlib import Path
 
