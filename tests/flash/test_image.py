@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from beamfleet_server.flash import loops
+from beamfleet_server.flash import loops, mounting
 from beamfleet_server.flash.errors import FlashError
 from beamfleet_server.flash.facts import TargetFacts
 from beamfleet_server.flash.image import ImageTarget
 
 from tests.flash.conftest import run
-from tests.flash.test_root import booted, look
+from tests.flash.test_root import booted
 from tests.support import device_disk, examples, loop_device, rootfs
 from tests.support.fleet import Fleet, free_port, key_values, wait_for
 from tests.support.loop_device import Card
@@ -74,14 +74,16 @@ def digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def opened(image: Path, at: Path, *options: str) -> Iterator[Path]:
-    """The root inside an image, as one mounts it by hand."""
+    """The root inside an image, as one mounts it by hand, but where no machine of another test takes it with it."""
     at.mkdir(exist_ok=True)
-    run("mount", "-o", ",".join(("loop", f"offset={ROOT_AT}", f"sizelimit={384 * MIB}", *options)), image, at)
-    try:
-        yield at
-    finally:
-        run("umount", at)
-        wait_for("the image to be free", lambda: not left_of(image), deadline_s=30)
+    with mounting.own_namespace():
+        where = f"offset={ROOT_AT},sizelimit={384 * MIB}"
+        run("mount", "-o", ",".join(("loop", where, *options)), image, at)
+        try:
+            yield at
+        finally:
+            run("umount", at)
+    wait_for("the image to be free", lambda: not left_of(image), deadline_s=30)
 
 
 def problem(fleet: Fleet, *command: str) -> dict[str, str]:
@@ -108,7 +110,6 @@ def test_a_flashed_image_boots_enrols_gets_a_release_and_commits_it(
             fleet.wait_online("image-1", deadline_s=90)
             fleet.cli("push", str(examples.tarball("sensor_gateway", "1.0.0")), "--device", "image-1", timeout_s=280)
             assert key_values(machine.path(f"{APP}/boot/state"))["phase"] == "committed"
-            assert look(fleet, "image-1")["state"]
         finally:
             machine.close()
 
@@ -155,7 +156,7 @@ def test_a_flash_that_is_killed_anywhere_leaves_nothing_and_ends_well_when_repea
     began = time.monotonic()
     fleet.cli(*words(image, "killed-1", packages))
     took_s = time.monotonic() - began
-    for _ in range(5):
+    for _ in range(3):
         delay_s = took_s * random.uniform(0.2, 1)  # noqa: S311 - a point in time, and the message says which
         device_disk.copy(board, image)
         process = fleet.begin(*words(image, "killed-1", packages, "--replace"))
