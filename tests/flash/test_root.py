@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -173,6 +174,40 @@ def test_a_dry_run_shows_the_plan_and_a_script_that_does_not_say_yes_changes_not
     told = json.loads(fleet.cli(*asked, "-o", "json", ok=(2,)).stdout)
     assert told["code"] == "usage.not_asked"
     assert tree(debian) == before
+
+
+def on_a_terminal(fleet: Fleet, answer: bytes, *words: str) -> tuple[int, str]:
+    """`beamfleet WORDS` in front of somebody who answers its one question: exit code and what was shown."""
+    person, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [str(fleet.programs / "beamfleet"), *words],
+        env={**os.environ, "BEAMFLEET_CONFIG_DIR": str(fleet.work / "operator"), "TERM": "dumb"},
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    shown, answered = b"", False
+    try:
+        while piece := os.read(person, 4096):
+            shown += piece
+            if b"[y/N]" in shown and not answered:
+                os.write(person, answer)
+                answered = True
+    except OSError:
+        pass  # the terminal ends with its last process
+    finally:
+        os.close(person)
+    return process.wait(60), shown.decode()
+
+
+def test_a_person_is_shown_the_plan_and_asked(fleet: Fleet, packages: Path, debian: Path) -> None:
+    asked = [word for word in words(debian, "root-6", packages, UNSAFE) if word != "--yes"]
+    before = tree(debian)
+    code, shown = on_a_terminal(fleet, b"n\n", *asked)
+    assert (code, tree(debian)) == (1, before)
+    assert "Debian GNU/Linux 12" in shown
+    assert "2. lay down root-6; with a new token for one device" in shown
+    assert on_a_terminal(fleet, b"y\n", *asked)[0] == 0
+    assert 'device = "root-6"' in (debian / "etc/beamfleet/agent.toml").read_text()
 
 
 def test_flash_that_is_killed_anywhere_and_run_again_gives_the_same_device(
