@@ -22,6 +22,7 @@ Copy = Callable[..., Machine]
 def golden(fleet: Fleet, packages: Path, bundle: Path, room: Path) -> Path:
     """A root that is flashed for many devices and never written to again."""
     root = rootfs.unpack(room / "golden")
+    (root / "etc/machine-id").write_text(f"{'0123456789abcdef' * 2}\n")  # it was booted once, to be looked at
     words = (
         "--id-from", "machine-id", "--id-prefix", "golden-", "--count", str(COPIES + 1), "--expires", "7d",
         "--bundle", str(bundle), "--env", f"SENSOR_GATEWAY_PORT={free_port()}", "--trial-s", "2", "-l", "made=golden",

@@ -27,6 +27,7 @@ from beamfleet_server.flash.seed import lay_seed
 from beamfleet_server.flash.target import Progress
 
 PROVISION = "etc/beamfleet/provision.json"
+MACHINE_ID = "etc/machine-id"
 HOST_TOOLS = ("dpkg", "systemd-sysusers", "systemctl")
 LOCKED_S = 120
 PACKAGE_S = 600
@@ -103,6 +104,9 @@ class RootTarget:
             raise FlashError("flash.no_root", f"{PROVISION} leads nowhere", "look at the links in etc")
         place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         durable.replace(place, json.dumps(dict(words)).encode() + b"\n", 0o600)
+        named = inside(self._root, MACHINE_ID)
+        if words.get("id_from") == "machine-id" and named and named.is_file():  # else all copies would be one machine
+            durable.replace(named, b"", 0o444)
 
     def seed(self, bundle: Path) -> None:
         lay_seed(self._root, bundle)
