@@ -5,21 +5,36 @@ import shutil
 from pathlib import Path
 
 from beamfleet_server.flash.errors import FlashError
+from beamfleet_server.flash.looking import text
 from beamfleet_server.flash.paths import inside
 
 SETTINGS, LIB, VAR = "etc/beamfleet", "usr/lib/beamfleet", "var/lib/beamfleet"
+GIVEN = f"{SETTINGS}/given"
 _WIPED = {SETTINGS: "settings and secrets are wiped", VAR: "identity, releases and data are wiped"}
 
 
 def wipe(root: Path) -> list[str]:
     """Remove all that is the device's own; lines on what was done."""
-    done = []
+    done = _given(root)
     for path, said in _WIPED.items():
         place = inside(root, path)
         if place and place.is_dir():
             shutil.rmtree(place)
             done.append(said)
     return done
+
+
+def _given(root: Path) -> list[str]:
+    """Files that setup laid down elsewhere, Wi-Fi secrets among them; no link leads out of the root."""
+    lines = text(root, GIVEN).splitlines()
+    gone = 0
+    for line in lines:
+        folder = inside(root, line.rpartition("/")[0])
+        place = folder / line.rpartition("/")[2] if folder and line.startswith("/") else None
+        if place and place.name not in ("", ".", "..") and (place.is_symlink() or place.is_file()):
+            place.unlink()
+            gone += 1
+    return [f"{gone} files that it was given are wiped"] if gone else []
 
 
 def remove_directory(root: Path, wiped: bool) -> list[str]:
