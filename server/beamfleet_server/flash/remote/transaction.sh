@@ -398,7 +398,11 @@ remove() {
 }
 keep() { rm -f "$home/phase" && sync && clear; }
 wipe() { # after `remove`, in the place of `keep`: what is wiped cannot be taken back
-  rm -f "$home/phase" && sync && rm -rf /etc/beamfleet /run/beamfleet || exit 1
+  rm -f "$home/phase" && sync
+  [ ! -f /etc/beamfleet/given ] || while read -r path; do # what setup laid down elsewhere: a Wi-Fi's secret, files
+    case $path in */../* | */..) ;; /*) rm -f "$path" ;; esac
+  done </etc/beamfleet/given
+  rm -rf /etc/beamfleet /run/beamfleet || exit 1
   rm -rf "$state" 2>/dev/null || [ -z "$(ls -A "$state")" ] || exit 1 # a mount point stays
   sync && clear
 }
