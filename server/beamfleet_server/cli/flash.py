@@ -85,7 +85,7 @@ def flash_one(
     order = Order.of(options)
     if kind == "deb":
         return _pack(session, options, order)
-    with _target(kind, options) as target:
+    with _target(kind, options, progress) as target:
         facts = target.facts()
         if options.remove:
             return _remove(kind, target, facts, options, agreed)
@@ -134,7 +134,7 @@ def _progress(session: Session) -> "Iterator[Progress]":
 # --- looking
 
 
-def _target(kind: str, options: FlashOptions) -> "Target":
+def _target(kind: str, options: FlashOptions, progress: "Progress") -> "Target":
     image, number = flash_order.image_of(options.image) if options.image else (None, None)
     if kind == "root" and options.root:
         if options.single_user:
@@ -147,7 +147,7 @@ def _target(kind: str, options: FlashOptions) -> "Target":
     if kind == "device" and options.device:
         from beamfleet_server.flash.block import BlockTarget
 
-        return BlockTarget(options.device, image, number)
+        return BlockTarget(options.device, image, number, progress)
     if kind == "image" and image:
         from beamfleet_server.flash.image import ImageTarget
 
