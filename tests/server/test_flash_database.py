@@ -71,6 +71,9 @@ def link(name: str, target: str) -> Callable[[Path], None]:
         pytest.param(link("run", "/var/tmp"), id="a link for /run"),
         pytest.param(link("run/beamfleet-agent.installing", "/etc/hostname"), id="a link for what a script writes"),
         pytest.param(link("var/lib/dpkg/triggers", "/var/tmp"), id="a link for triggers"),
+        pytest.param(link("var/lib/dpkg/status-new", "/var/tmp/x"), id="a link for a new status"),
+        pytest.param(link("var/lib/dpkg/updates/tmp.i", "/var/tmp/x"), id="a link for news"),
+        pytest.param(link(f"{INFO}/beamfleet-agent.list-new", "/var/tmp/x"), id="a link for a new list"),
     ],
 )
 def test_what_leads_out_is_refused_before_anything_is_changed(root: Path, spoil: Callable[[Path], None]) -> None:

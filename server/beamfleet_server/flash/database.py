@@ -27,8 +27,10 @@ _FOLDERS = (
     "tmp",
     "var/lib/beamfleet",
 )
-_WRITTEN = ("run/beamfleet-agent.installing", f"{_ADMIN}/lock", f"{_ADMIN}/lock-frontend", f"{_ADMIN}/triggers/Lock")
-"""What dpkg and our own scripts open for writing under these very names."""
+_WRITTEN = ("run/beamfleet-agent.installing",)
+"""What our own scripts open for writing under this very name."""
+_NO_LINKS = (f"{_ADMIN}/*", f"{_ADMIN}/updates/*", f"{_ADMIN}/triggers/*", f"{_ADMIN}/info/{PACKAGE}*")
+"""What dpkg opens for writing under these very names: locks, and files that are new, such as status-new."""
 _OURS = re.compile(rf"^package:\s*{PACKAGE}\s*$", re.MULTILINE | re.IGNORECASE)
 _BETWEEN = re.compile(r"\n\s*\n")
 _MOST = 64 << 20
@@ -38,9 +40,9 @@ def settle(root: Path, paths: Iterable[str]) -> None:
     """Make the database fit to be used from outside for a package with these absolute paths. Error: `flash.hostile`."""
     for folder in _FOLDERS:
         _contained(root, f"/{folder}/.")
-    for name in _WRITTEN:
-        if (root / name).is_symlink():
-            raise _hostile(f"/{name} is a link")
+    for place in (*(root / name for name in _WRITTEN), *(each for links in _NO_LINKS for each in root.glob(links))):
+        if place.is_symlink():
+            raise _hostile(f"/{place.relative_to(root)} is a link")
     info = root / _ADMIN / "info"
     ours = [place for pattern in (f"{PACKAGE}.*", f"{PACKAGE}:*") for place in info.glob(pattern)]
     touched = set(paths)
