@@ -5,6 +5,7 @@ flashed as well; into any other the package is unpacked, and a list of its files
 run. While it is in use it is locked against another flash, and what that one's death has left running.
 """
 
+import ctypes
 import fcntl
 import json
 import os
@@ -131,7 +132,7 @@ class RootTarget:
     def _dpkg(self, *words: str) -> None:
         command = [
             "dpkg", f"--root={self._root}", "--force-script-chrootless", "--force-architecture", "--force-confold",
-            "--no-triggers", *words,
+            "--no-triggers", "--log=/dev/null", *words,
         ]  # fmt: skip
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
         with tempfile.TemporaryFile("w+") as said:
@@ -154,8 +155,21 @@ class RootTarget:
         return () if self._lock is None else (self._lock,)
 
     def _sync(self) -> None:
-        """All of it onto the disk: a card is pulled out as soon as the command has ended."""
-        os.sync()
+        """All of it onto the disk: a card is pulled out as soon as the command has ended. Only of the file systems that
+        it lies on: a slow disk of this machine is not waited for."""
+        for path in ("", "usr/lib", "etc", "var/lib"):
+            place = inside(self._root, path)
+            if place and place.is_dir():
+                _sync_filesystem(place)
+
+
+def _sync_filesystem(place: Path) -> None:
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(place))
+    finally:
+        os.close(descriptor)
 
 
 def _locked(root: Path, name: str) -> int:
