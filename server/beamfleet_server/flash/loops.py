@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beamfleet_server.flash.errors import FlashError
+from beamfleet_server.flash.mounting import PLACE
 
 OURS = "beamfleet flash"
 PATIENCE_S = 20.0
@@ -135,11 +136,15 @@ def _kernel_device(number: int) -> int:
 
 
 def _users(loops: list[Loop]) -> list[int]:
-    """Processes that have one of these mounted: only descendants of the flash that did it can see that."""
-    numbers = {f" {os.major(loop.number)}:{os.minor(loop.number)} " for loop in loops}
-    found = []
+    """Processes that have one of these mounted where a flash does: only descendants of that can see it. A person who
+    has mounted one for all to see is in the same name space as we are, and nobody there is touched."""
+    numbers = {f"{os.major(loop.number)}:{os.minor(loop.number)}" for loop in loops}
+    ours, found = Path("/proc/thread-self/ns/mnt").stat().st_ino, []
     for place in Path("/proc").glob("[0-9]*/mountinfo"):
         with contextlib.suppress(OSError):
-            if any(number in place.read_text(errors="replace") for number in numbers):
+            mounts = [line.split()[2:5] for line in place.read_text(errors="replace").splitlines()]
+            if (place.parent / "ns/mnt").stat().st_ino != ours and any(
+                number in numbers and where == str(PLACE) for number, _, where in mounts
+            ):
                 found.append(int(place.parent.name))
     return found
