@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from beamfleet_server.flash import deb, looking, removal, units, unpacked, users
+from beamfleet_server.flash.directory import DirectoryTarget
 from beamfleet_server.flash.errors import FlashError
 from beamfleet_server.flash.identity import identity_in
 from beamfleet_server.flash.paths import inside, shown
@@ -203,6 +204,18 @@ def test_a_directory_device_is_removed_and_wiped(tmp_path: Path) -> None:
     assert sorted(files(tmp_path)) == ["etc/beamfleet/app.env", "mine", "var/lib/beamfleet/x"]
     removal.remove_directory(tmp_path, wiped=True)
     assert sorted(files(tmp_path)) == ["mine"]
+
+
+def test_a_whole_system_is_no_device_in_a_directory_and_no_link_of_it_is_followed_out(tmp_path: Path) -> None:
+    root, theirs = tmp_path / "root", tmp_path / "theirs/beamfleet"
+    for folder in (root / "run", root / "var", theirs):
+        folder.mkdir(parents=True)
+    (root / "var/run").symlink_to(theirs.parent)
+    assert [each.code for each in DirectoryTarget(root).problems()] == ["flash.no_root"]
+    (root / "run").rmdir()
+    assert DirectoryTarget(root).problems() == ()
+    removal.remove_directory(root, wiped=True)
+    assert theirs.is_dir()
 
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb here")

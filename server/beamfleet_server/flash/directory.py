@@ -36,7 +36,13 @@ class DirectoryTarget:
         return TargetFacts(device=device, enrolled=enrolled, python=sys.version_info[:2], python_path=sys.executable)
 
     def problems(self) -> Sequence[Problem]:
-        return ()
+        """That this is a whole system, whose /run is no start script."""
+        if not (self._root / "run").is_dir():
+            return ()
+        hint = "leave --single-user away, or take another directory"
+        return (
+            Problem("flash.no_root", f"{self._root} is the root of a whole system: {self._root}/run is there", hint),
+        )
 
     def intentions(self) -> Sequence[str]:
         return ()

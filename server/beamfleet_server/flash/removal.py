@@ -42,20 +42,16 @@ def remove_directory(root: Path, wiped: bool) -> list[str]:
 
     Error: `flash.running`.
     """
-    done = []
-    lock = root / "var/run/beamfleet/init.lock"
-    if lock.is_file():
+    runs = inside(root, "var/run/beamfleet")
+    lock = runs / "init.lock" if runs else None
+    if lock and lock.is_file():
         with lock.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise FlashError("flash.running", f"{root}/run is running", "end it first (TERM)") from None
-    for path in ("run", LIB, "var/run/beamfleet"):
-        place = root / path
-        if place.is_dir() and not place.is_symlink():
+    (root / "run").unlink(missing_ok=True)
+    for place in (inside(root, LIB), runs):
+        if place and place.is_dir():
             shutil.rmtree(place)
-        else:
-            place.unlink(missing_ok=True)
-        if path == LIB:
-            done.append("launcher and start script are removed")
-    return done + (wipe(root) if wiped else [])
+    return ["launcher and start script are removed", *(wipe(root) if wiped else [])]
