@@ -67,7 +67,7 @@ hold() { # SECONDS
     beats=$(cat "$home/beats" 2>/dev/null)
     if [ "$beats" = "$heard" ]; then silent=$((silent + 1)); else silent=0 heard=$beats; fi
   done
-  kill "$reader" 2>/dev/null
+  kill -KILL "$reader" 2>/dev/null # TERM is ignored; and it must not outlive us: `gone` would be said of the next one
   wait_for_step
   [ ! -d "$home/claim" ] || { take_back && clear; } >/dev/null 2>&1
 }
@@ -235,8 +235,10 @@ put_back() {
     case $path in /usr/*) continue ;; esac
     ! foreign "$path" || continue
     mkdir -p "${path%/*}" && rm -rf "$path.beamfleet-undo" || return 1
-    cp -a "$home/before/root$path" "$path.beamfleet-undo" && mv -f "$path.beamfleet-undo" "$path" || return 1
-  done <"$home/files"
+    cp -a "$home/before/root$path" "$path.beamfleet-undo" && echo "$path" || return 1
+  done <"$home/files" >"$home/back"
+  sync # not every file system writes the data before the name
+  while read -r path; do mv -f "$path.beamfleet-undo" "$path" || return 1; done <"$home/back"
   [ ! -e "$home/before/modes.tar" ] || tar --numeric-owner -xpf "$home/before/modes.tar" -C / || return 1
   sync
 }
@@ -261,9 +263,9 @@ clear() { # more than once: a beat may just be noted there
 
 install() {
   if [ -e "$home/package.deb" ] && by_dpkg; then
-    DEBIAN_FRONTEND=noninteractive dpkg --install "$home/package.deb" >"$home/said" 2>&1 || refused dpkg
+    (umask 022 && DEBIAN_FRONTEND=noninteractive dpkg --install "$home/package.deb") >"$home/said" 2>&1 || refused dpkg
   elif [ -e "$home/package.rpm" ]; then
-    rpm -U --replacepkgs --oldpackage "$home/package.rpm" >"$home/said" 2>&1 || refused rpm
+    (umask 022 && rpm -U --replacepkgs --oldpackage "$home/package.rpm") >"$home/said" 2>&1 || refused rpm
   else
     unpack
   fi
@@ -319,7 +321,7 @@ lines() { # where no systemd is; `init` and the texts come from there
 }
 without_block() { sed '/^# beamfleet: begin$/,/^# beamfleet: end$/d' /etc/inittab; }
 inittab() { # on standard input
-  cat >/etc/inittab.beamfleet && chmod 644 /etc/inittab.beamfleet && mv -f /etc/inittab.beamfleet /etc/inittab
+  cat >/etc/inittab.beamfleet && chmod 644 /etc/inittab.beamfleet && sync && mv -f /etc/inittab.beamfleet /etc/inittab
 }
 reread_inittab() { [ ! -f /etc/inittab ] || kill -HUP 1; }
 
@@ -327,7 +329,7 @@ setup() { # it has the last word over what the next boot would have made
   { cat "$home/given" && networks; } | with_parents >"$home/new" && remember
   sync
   rm -f /etc/beamfleet/provision.json
-  beamfleet-agent setup
+  (umask 022 && exec beamfleet-agent setup) # directories that it makes for given files are for all to enter
 }
 provision() {
   mkdir -p /etc/beamfleet && chmod 755 /etc/beamfleet &&
@@ -346,7 +348,7 @@ seed() {
 }
 start() {
   if [ -e /etc/beamfleet/provision.json ]; then
-    beamfleet-agent setup --first-boot >"$home/said" 2>&1 ||
+    (umask 022 && exec beamfleet-agent setup --first-boot) >"$home/said" 2>&1 ||
       fail "it does not set itself up: $(tail -n 1 "$home/said" | tr '\t' ' ')" 'beamfleet-agent setup --first-boot'
   fi
   if by_systemd; then
