@@ -4,6 +4,7 @@ NetworkManager's keyfiles, or wpa_supplicant beside systemd-networkd; a modem on
 What the device has not is refused and never guessed. Files have the mode that their secrets want. Writes nothing.
 """
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -66,7 +67,8 @@ def heed() -> None:
     )
     for command in commands:
         if shutil.which(command[0]):
-            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_HEED_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_HEED_S)
 
 
 def _network(words: dict[str, str]) -> tuple[bytes, str, str]:

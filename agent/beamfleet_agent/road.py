@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ADDRESS_LIMIT_S = 4.0
 """How long one address of several is waited for: behind a dead IPv6 address there may be a live one of IPv4."""
+MOST_ADDRESSES = 16
+"""However many a resolver names."""
 USER_TIMEOUT_MS = 30_000
 _READ = (BlockingIOError, ssl.SSLWantReadError)
 _WRITE = (BlockingIOError, ssl.SSLWantWriteError)
@@ -80,7 +82,7 @@ class Road:
         except (OSError, UnicodeError) as error:
             self._on_lost(f"{host} cannot be resolved: {error}")
             return
-        self._addresses = [(family, address) for family, _, _, _, address in found]
+        self._addresses = [(family, address) for family, _, _, _, address in found[:MOST_ADDRESSES]]
         self._dial("no address")
 
     def flush(self, within_s: float) -> None:
