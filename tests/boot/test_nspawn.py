@@ -24,7 +24,7 @@ SideBySide = Callable[..., None]
 LINES = re.findall(r"^::respawn:(.+)$", (ROOT / "systemd/README.md").read_text(), re.MULTILINE)
 """The commands that the README gives to an init without units."""
 
-pytestmark = [pytest.mark.suite(name="boot"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.suite(name="boot"), pytest.mark.timeout(600)]
 
 
 def overlaps(device: PackagedDevice) -> list[list[str]]:

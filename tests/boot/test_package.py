@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.packaged import AGENT, APP, LAUNCHER, ROOT, VAR, PackagedDevice, Workshop, package
 
-pytestmark = [pytest.mark.suite(name="boot"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.suite(name="boot"), pytest.mark.timeout(600)]
 
 NEXT_VERSION = "99.0.0"
 SITE = "/usr/lib/beamfleet/python/lib/python3.11/site-packages"

@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 from tests.support import rootfs
 from tests.support.packaged import ROOT, install_package, package
 
-pytestmark = [pytest.mark.suite(name="flash"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.suite(name="flash")]
 
 LIB = "usr/lib/beamfleet"
 UNITS = {f"usr/lib/systemd/system/beamfleet-{name}.service" for name in ("agent", "launcher", "setup")}

@@ -124,7 +124,7 @@ def test_a_running_device_is_flashed_enrols_gets_a_release_commits_it_and_is_let
         done = fleet.json(*words, "--ssh", device.at(SUDOER), "--id", "ssh-1", *more)
         assert (done["device"], done["kind"], done["start"]) == ("ssh-1", "ssh", "its systemd runs it")
         assert not device.machine.path(HOME).exists()
-        fleet.wait_online("ssh-1", deadline_s=90)
+        fleet.wait_online("ssh-1")
         fleet.cli("push", str(examples.tarball("sensor_gateway", "1.0.0")), "--device", "ssh-1", timeout_s=280)
         boot_state = device.machine.path("/var/lib/beamfleet/apps/main/boot/state")
         assert key_values(boot_state)["phase"] == "committed"
@@ -211,7 +211,7 @@ def test_a_device_that_lost_its_network_takes_everything_back_by_itself(
     device: SshDevice, packages: Path, words: dict[str, Any]
 ) -> None:
     before = state(device)
-    with pytest.raises(FlashError) as lost, SshTarget(device.at(SUDOER), lease_s=6) as target:  # noqa: PT012
+    with pytest.raises(FlashError) as lost, SshTarget(device.at(SUDOER), lease_s=15) as target:  # noqa: PT012
         target.facts()
         target.install(deb(packages))
         assert device.machine.path("/usr/lib/beamfleet/launcher").exists()

@@ -301,7 +301,7 @@ class Fleet:
         device.start()
         return device
 
-    def wait_online(self, *names: str, deadline_s: float = 60) -> None:
+    def wait_online(self, *names: str, deadline_s: float = 180) -> None:
         """Until the server shows these devices online."""
 
         def online() -> bool:

@@ -99,10 +99,10 @@ class Machine:
 
     # --- power
 
-    def boot(self, deadline_s: float = 60) -> None:
+    def boot(self, deadline_s: float = 240) -> None:
         """Start it, and wait until its systemd says that it has started everything."""
         assert self._process is None, "it is on"
-        wait_for("the disk to be free", lambda: not self._loops(), deadline_s=30)
+        wait_for("the disk to be free", lambda: not self._loops(), deadline_s=90)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
             listener.bind("")  # an abstract address of the kernel's choice
             environment = {
@@ -165,7 +165,7 @@ class Machine:
         """SIGKILL to every process of the machine at once. Its page cache survives: this is no test of a disk."""
         if self._process is None:
             return
-        wait_for("the machine's processes to be gone", lambda: not self._kill(), deadline_s=30, every_s=0.02)
+        wait_for("the machine's processes to be gone", lambda: not self._kill(), deadline_s=90, every_s=0.02)
         self._process.wait()
         self._process, self._leader = None, 0
 
@@ -173,7 +173,7 @@ class Machine:
         """Off, and nothing of it left but the room."""
         self.cut()
         self._stack.close()
-        wait_for("the disk to be free", lambda: not self._loops(), deadline_s=30)
+        wait_for("the disk to be free", lambda: not self._loops(), deadline_s=90)
 
     @property
     def on(self) -> bool:
@@ -206,7 +206,7 @@ class Machine:
         """A path inside as the host reaches it while the machine is on; never follow an absolute link there."""
         return Path(f"/proc/{self._leader}/root", inside.lstrip("/"))
 
-    def until(self, what: str, look: Callable[[], T | None], deadline_s: float = 60) -> T:
+    def until(self, what: str, look: Callable[[], T | None], deadline_s: float = 240) -> T:
         """The first true answer of `look`; MachineError with the end of the journal when there is none in time."""
         try:
             return wait_for(what, look, deadline_s=deadline_s, every_s=0.1)
@@ -277,7 +277,7 @@ def _remove(group: Path) -> None:
             return False
         return True
 
-    wait_for(f"{group.name} to be empty", removed, deadline_s=10, every_s=0.02)
+    wait_for(f"{group.name} to be empty", removed, deadline_s=60, every_s=0.02)
 
 
 def _members(group: Path) -> Iterator[str]:
