@@ -54,7 +54,8 @@ class Retirement:
         given = [path for path in listed(paths) if path.startswith("/") and ".." not in path.split("/")]
         places = [
             paths.identity, *_set_aside(paths), paths.app_env, f"{paths.etc}/app.d", paths.provision,
-            *_torn(paths.etc), *_content(paths.var), *(f"{self._root}{path}" for path in given), paths.given,
+            *_torn(paths.etc), *_content(paths.var), *(f"{self._root}{path}" for path in given),
+            *(f"{self._root}{os.path.dirname(path)}/.{os.path.basename(path)}.new" for path in given), paths.given,
             *(_content(paths.run_app) if self._runs_here else ()), paths.launcher_conf, paths.ca, paths.trust_root,
             paths.settings,
         ]  # fmt: skip

@@ -90,6 +90,10 @@ def under_way(device: SshDevice) -> bool:
     return any(device.machine.path(f"{HOME}/{name}").exists() for name in ("claim", "phase"))
 
 
+def holders(device: SshDevice) -> list[str]:
+    return device.machine.run("pgrep", "-f", "^sh .*transaction.sh hold", ok=(0, 1)).stdout.split()
+
+
 NONE: dict[str, list[str]] = {"gone": [], "new": []}
 
 
@@ -174,6 +178,7 @@ def test_each_step_that_fails_leaves_the_device_as_it_was(
     with pytest.raises(KeyError), SshTarget(device.at(SUDOER)) as target:  # noqa: PT012
         flash(target, deb(packages), words | {"files": files})
         assert device.machine.path("/etc/motd").read_text() == "ours"
+        assert device.machine.path("/srv/new/deep").stat().st_mode & 0o777 == 0o755
         raise KeyError
     assert difference(before, state(device)) == NONE
 
@@ -215,11 +220,12 @@ def test_a_device_that_lost_its_network_takes_everything_back_by_itself(
         target.facts()
         target.install(deb(packages))
         assert device.machine.path("/usr/lib/beamfleet/launcher").exists()
+        assert len(holders(device)) == 2, "who counts the seconds, and who hears us"
         device.unplug()
         target.set_up(words)
     assert lost.value.code == "flash.ssh_lost"
-    gone = wait_for("the device to take it back", lambda: not device.machine.path(HOME).exists(), deadline_s=120)
-    assert gone
+    wait_for("the device to take it back", lambda: not device.machine.path(HOME).exists(), deadline_s=300)
+    wait_for("nobody to be left who could disturb the next flash", lambda: not holders(device), deadline_s=60)
     assert difference(before, state(device)) == NONE
 
 
@@ -248,7 +254,7 @@ def test_killed_at_any_point_it_is_taken_back_or_whole_and_the_next_flash_is_rig
         except subprocess.TimeoutExpired:
             flashing.send_signal(signal.SIGKILL)
             flashing.wait()
-        wait_for("the device to be done", lambda: not under_way(device), deadline_s=120)
+        wait_for("the device to be done", lambda: not under_way(device), deadline_s=300)
         if not device.machine.path("/etc/beamfleet/agent.toml").exists():
             left = difference(before, state(device))
             assert [line for line in left["gone"] + left["new"] if HOME not in line] == [], f"seed {seed}"

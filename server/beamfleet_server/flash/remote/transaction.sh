@@ -382,7 +382,7 @@ remove() {
   elif [ -e "$installed" ]; then
     if by_systemd; then
       systemctl --quiet disable "$first" "$launcher" "$agent" 2>/dev/null
-      systemctl stop "$agent" "$launcher"
+      systemctl stop "$first" "$agent" "$launcher" 2>/dev/null
     else
       for each in $services; do
         [ ! -e "/etc/init.d/$each" ] || rc-service "$each" stop
