@@ -72,7 +72,7 @@ def test_a_flashed_root_boots_enrols_gets_a_release_and_commits_it(
     assert done["package"].endswith("_amd64_py311.deb")
     machine = booted(root, tmp_path / "room", "root-1")
     try:
-        fleet.wait_online("root-1", deadline_s=90)
+        fleet.wait_online("root-1")
         assert look(fleet, "root-1")["labels"] == {"site": "root"}
         fleet.cli("push", str(examples.tarball("sensor_gateway", "1.0.0")), "--device", "root-1", timeout_s=280)
         assert key_values(machine.path(f"{APP}/boot/state"))["phase"] == "committed"
