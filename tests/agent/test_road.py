@@ -286,7 +286,7 @@ def test_a_keepalive_that_was_chosen_is_the_one_that_is_promised() -> None:
 
 
 def test_a_short_keepalive_pings_by_itself(loop: Loop, authority: Authority, broker: Broker, spin: Spin) -> None:
-    device = Device(loop, authority, broker.port, keepalive_s=1)
+    device = Device(loop, authority, broker.port, keepalive_s=2)
     device.session._tends_itself = True
     device.session.start()
     spin("a session", lambda: device.ups)
