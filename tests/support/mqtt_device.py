@@ -4,6 +4,7 @@ The agent is not used: the server is what is tested, and it must not matter who 
 """
 
 import json
+import socket
 import ssl
 import threading
 import time
@@ -20,6 +21,21 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from tests.support.server import DEADLINE_S, Identity
 
 NEVER: dict[str, Any] = {"phase": "none", "attempt": 0, "manifest": "", "product": "", "version": ""}
+
+
+class _Client(Client):
+    """paho forgets to close a socket whose handshake has failed, and Python complains of that whenever it likes."""
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        assert self._ssl_context is not None
+        tls = self._ssl_context.wrap_socket(tcp_sock, server_hostname=self._host, do_handshake_on_connect=False)
+        tls.settimeout(self._connect_timeout)
+        try:
+            tls.do_handshake()
+        except BaseException:
+            tls.close()
+            raise
+        return tls
 
 
 class MqttDevice:
@@ -41,7 +57,7 @@ class MqttDevice:
         host, _, port = address.rpartition(":")
         context = ssl.create_default_context(cafile=str(ca))
         context.load_cert_chain(identity.certificate, identity.key)
-        self._client = Client(CallbackAPIVersion.VERSION2, identity.device, protocol=MQTTProtocolVersion.MQTTv5)
+        self._client = _Client(CallbackAPIVersion.VERSION2, identity.device, protocol=MQTTProtocolVersion.MQTTv5)
         self._client.tls_set_context(context)
         self._client.on_message = self._on_message
         self._client.on_connect = self._on_connect
