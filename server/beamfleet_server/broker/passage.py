@@ -116,6 +116,7 @@ class _Near(_Side):
     def __init__(self, passage: Passage) -> None:
         super().__init__(passage)
         self._frames = websocket.Frames(masked=True)
+        self._full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -134,8 +135,16 @@ class _Near(_Side):
                 self.passage.close()
                 return
         pings = [payload for opcode, payload in frames if opcode == websocket.PING]
-        if pings:  # one answer for many, which is for the newest
+        if pings and not self._full:  # one answer for many, which is for the newest; who does not read gets none
             self.write(websocket.frame(websocket.PONG, pings[-1]))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._full = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._full = False
 
 
 class _Far(_Side):
