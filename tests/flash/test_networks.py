@@ -19,7 +19,9 @@ NAME = "fleet.test"
 SERVER4, SERVER6 = "10.77.0.1", "fd77::1"
 SECRET = "gateway:hush hush%secret"
 HTTPS = 443
-SHORT_S, NAT_S = 2, 6
+SHORT_S, NAT_S, REPORT_S = 8, 16, 20
+"""What a device pings after, what a NAT forgets after, and what another device reports after: far from each other, and
+from the broker's patience of one keepalive and a half, for a machine that has much to do."""
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +150,8 @@ def test_a_nat_that_forgets_is_outlived_by_a_short_keepalive_and_noticed_without
             "sysctl", "-qw", f"net.netfilter.nf_conntrack_tcp_timeout_established={NAT_S}",
             "net.netfilter.nf_conntrack_tcp_loose=0",
         )  # fmt: skip
-        quiet = device(server, "quiet", tmp_path, enrolled=True, health_interval_s=8)
-        lively = device(server, "lively", tmp_path, enrolled=True, health_interval_s=8, keepalive_s=SHORT_S)
+        quiet = device(server, "quiet", tmp_path, enrolled=True, health_interval_s=REPORT_S)
+        lively = device(server, "lively", tmp_path, enrolled=True, health_interval_s=REPORT_S, keepalive_s=SHORT_S)
         with Agent(near, quiet) as forgotten, Agent(near, lively) as remembered:
             await_online(server, "quiet")
             await_online(server, "lively")
