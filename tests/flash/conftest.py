@@ -14,6 +14,14 @@ from tests.support.fleet import fleet as open_fleet
 
 PRODUCT = "sensor-gateway"
 MIB = 1 << 20
+LIMIT_S = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole machines boot here, several at a time, and the first test makes what all share: that is no hang."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LIMIT_S))
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def test_a_pull_in_the_middle_is_said_and_the_next_attempt_goes_on_elsewhere(
     memory: Path, image: Path, card: Card, state: Path
 ) -> None:
     with pytest.raises(FlashError) as refused:
-        write(image, card, state, Event("write", 4 * writing.SEGMENT, card.pull))
+        write(image, card, state, Event("write", 5 * writing.SEGMENT, card.pull))
     assert refused.value.code == "flash.write_failed"
     assert str(card.node) in refused.value.message
     assert "plugged in" in refused.value.hint

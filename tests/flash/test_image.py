@@ -47,7 +47,7 @@ def image(board: Path, room: Path) -> Iterator[Path]:
     """A copy of it."""
     copied = device_disk.copy(board, room / "card.img")
     yield copied
-    assert left_of(copied) == [], "the image is still attached"
+    until_free(copied)
     copied.unlink()
 
 
@@ -61,6 +61,11 @@ def left_of(image: Path) -> list[str]:
         nodes = [str(loop.node) for loop in loops.loops_of(file.fileno())]
     mounts = Path("/proc/self/mountinfo").read_text()
     return nodes + [line for line in mounts.splitlines() if any(f" {node} " in line for node in nodes)]
+
+
+def until_free(image: Path) -> None:
+    """The kernel lets go of it a moment after the last process, and after whoever looks at new block devices."""
+    wait_for(f"{image.name} to be free", lambda: not left_of(image), deadline_s=30)
 
 
 def looked_at(image: Path, partition: int | None = None) -> TargetFacts:
@@ -84,7 +89,7 @@ def opened(image: Path, at: Path, *options: str) -> Iterator[Path]:
             yield at
         finally:
             run("umount", at)
-    wait_for("the image to be free", lambda: not left_of(image), deadline_s=30)
+    until_free(image)
 
 
 def problem(fleet: Fleet, *command: str) -> dict[str, str]:
@@ -103,7 +108,7 @@ def test_a_flashed_image_boots_enrols_gets_a_release_and_commits_it(
     more = ("--env", f"SENSOR_GATEWAY_PORT={free_port()}", "--trial-s", "2")
     done = json.loads(fleet.cli(*words(image, "image-1", packages, *more), "-o", "json").stdout)
     assert (done["device"], done["target"]) == ("image-1", f"{image}:2")
-    assert left_of(image) == []
+    until_free(image)
     assert _findings(image) == ""
     with opened(image, tmp_path / "root") as root:
         machine = booted(root, tmp_path / "room", "image-1")
@@ -150,7 +155,6 @@ def test_a_card_is_written_from_a_packed_image_and_is_a_device(
 # --- killed
 
 
-@pytest.mark.timeout(600)
 def test_a_flash_that_is_killed_anywhere_leaves_nothing_and_ends_well_when_repeated(
     fleet: Fleet, packages: Path, board: Path, image: Path, tmp_path: Path
 ) -> None:
@@ -171,7 +175,7 @@ def test_a_flash_that_is_killed_anywhere_leaves_nothing_and_ends_well_when_repea
 
 
 def _is_whole(image: Path, device: str, tmp_path: Path, when: str) -> None:
-    assert left_of(image) == [], when
+    until_free(image)
     assert _findings(image) == "", when
     with opened(image, tmp_path / "root", "ro") as root:
         assert f'device = "{device}"' in (root / "etc/beamfleet/agent.toml").read_text(), when
@@ -207,7 +211,7 @@ def test_what_a_killed_flash_has_left_running_is_ended_by_the_next(
     monkeypatch.setattr(loops, "PATIENCE_S", 0.2)
     with ImageTarget(image) as target:
         assert target.facts().is_root
-    assert left_of(image) == []
+    until_free(image)
 
 
 def test_a_journal_that_was_not_replayed_is_replayed_before_anything_is_written(
@@ -248,7 +252,7 @@ def test_an_unfit_image_is_refused_with_the_remedy_and_stays_as_it_is(
         run("mount", "-o", "loop", full, tmp_path)
         run("fallocate", "-l", str(shutil.disk_usage(tmp_path).free - MIB), tmp_path / "filler")
         run("umount", tmp_path)
-    wait_for("the image to be free", lambda: not left_of(full), deadline_s=30)
+    until_free(full)
     read_only = room / "squash.img"
     read_only.write_bytes(b"hsqs" + bytes(MIB))
     packed = room / "packed.img"
@@ -269,7 +273,7 @@ def test_an_unfit_image_is_refused_with_the_remedy_and_stays_as_it_is(
         assert (path.name, said["code"]) == (path.name, code), said
         assert said["hint"]
         assert digest(path) == before, path.name
-        assert left_of(path) == []
+        until_free(path)
         path.unlink()
 
 
@@ -318,7 +322,7 @@ def test_an_image_with_two_systems_wants_one_named(board: Path, room: Path) -> N
         looked_at(path)
     with ImageTarget(path, 2) as target:
         assert target.name == f"{path}:2"
-    assert left_of(path) == []
+    until_free(path)
     path.unlink()
 
 
