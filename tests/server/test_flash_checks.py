@@ -182,3 +182,11 @@ def test_facts_of_the_wrong_shape_are_refused(document: dict[str, object]) -> No
 )
 def test_a_version_is_its_first_two_numbers(text: str, found: tuple[int, int] | None) -> None:
     assert version(text) == found
+
+
+def test_a_package_that_was_named_and_does_not_fit_is_told_with_the_one_that_would() -> None:
+    board = TargetFacts(arch="aarch64", libc="glibc", python=(3, 11), packager="dpkg")
+    told = packages.unfit(board, Path("/p/beamfleet-agent_1_amd64_py311.deb"))
+    assert told.code == "flash.no_package"
+    assert "beamfleet-agent_1_amd64_py311.deb is no package for this target" in told.message
+    assert "beamfleet-agent_*_arm64_py311.deb" in told.message

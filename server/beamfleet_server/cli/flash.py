@@ -176,7 +176,9 @@ def _judge(facts: "TargetFacts", options: FlashOptions, order: Order) -> "tuple[
     )
     found = list(checks.problems(facts, wish))
     if package is None and not found:
-        found.append(packages.lacking(facts, shelf.looked_in(options.package, options.packages)))
+        named = options.package
+        looked = str(shelf.looked_at(options.packages))
+        found.append(packages.unfit(facts, named) if named else packages.lacking(facts, looked))
     return package, found
 
 

@@ -76,6 +76,12 @@ def lacking(facts: TargetFacts, looked: str) -> Problem:
     return Problem("flash.no_package", f"there is no {wanted(facts)} in {looked}", make)
 
 
+def unfit(facts: TargetFacts, file: Path) -> Problem:
+    """That the package which was named is none for this target, and which one would be."""
+    what = f"{file.name} is no package for this target, which takes {wanted(facts)}"
+    return Problem("flash.no_package", what, "give that one, or leave --package away to have it chosen")
+
+
 def _order(version: str) -> tuple[tuple[int, int, str], ...]:
     parts = re.findall(r"[0-9]+|[A-Za-z~]+", version)
     return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)

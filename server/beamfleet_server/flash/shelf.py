@@ -31,11 +31,6 @@ def looked_at(directory: Path | None) -> Path:
     return Path(named) if named else SHARED
 
 
-def looked_in(file: Path | None, directory: Path | None) -> str:
-    """For people: where a package was looked for."""
-    return str(file or looked_at(directory))
-
-
 def needed_bytes(package: Package | None) -> int:
     """What a package takes up when it is unpacked; 0 of none."""
     return contents(package.path).size if package else 0
