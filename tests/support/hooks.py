@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.receiver import Receiver
-from tests.support.server import Server, eventually
+from tests.support.server import DEADLINE_S, Server, eventually
 
 FAST = {"webhook_networks": "127.0.0.0/8", "webhook_retry_s": 1, "webhook_timeout_s": 2}
 Item = dict[str, Any]
@@ -41,9 +41,10 @@ class Hooks:
         found: list[Item] = self.server.get(f"/webhooks/{hook['id']}/deliveries{query}")["items"]
         return found
 
-    def delivered(self, hook: Item, count: int = 1) -> list[Item]:
+    def delivered(self, hook: Item, count: int = 1, deadline_s: float = DEADLINE_S) -> list[Item]:
         """Its deliveries, when so many were taken."""
         return eventually(
             f"{count} deliveries",
             lambda: [found] if len(found := self.deliveries(hook, "?state=delivered")) >= count else None,
+            deadline_s,
         )[0]
