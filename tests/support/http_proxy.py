@@ -4,13 +4,11 @@ import base64
 import contextlib
 import select
 import socket
-import threading
-from typing import Self
 
-_LOOK_S = 0.1
+from tests.support.acceptor import LOOK_S, Acceptor
 
 
-class HttpProxy:
+class HttpProxy(Acceptor):
     """Listens on a free port of `host`. secret: USER:PASSWORD that it wants. answer: what it says instead of a way.
 
     names: where names lead that nobody else knows.
@@ -20,36 +18,12 @@ class HttpProxy:
         self, host: str = "127.0.0.1", *, secret: str = "", answer: bytes = b"", names: dict[str, str] | None = None
     ) -> None:
         self._secret, self._answer, self._names = secret, answer, names or {}
-        self._listening = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        self.port = int(self._listening.getsockname()[1])
-        self.address = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
         self.asked: list[bytes] = []
         self.refused = 0
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
+        super().__init__(host)
+        self.address = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End it, and every connection."""
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-        self._listening.close()
-
-    def _accept(self) -> None:
-        while not self._ended.is_set():
-            if select.select([self._listening], [], [], _LOOK_S)[0]:
-                near, _ = self._listening.accept()
-                self._threads.append(thread := threading.Thread(target=self._serve, args=(near,)))
-                thread.start()
-
-    def _serve(self, near: socket.socket) -> None:
+    def serve(self, near: socket.socket) -> None:
         with near, contextlib.suppress(OSError):
             head = self._head(near)
             place = head.split(b" ", 2)[1].decode()
@@ -79,8 +53,8 @@ class HttpProxy:
         return head
 
     def _until_it_goes(self, near: socket.socket) -> None:
-        near.settimeout(_LOOK_S)
-        while not self._ended.is_set():
+        near.settimeout(LOOK_S)
+        while not self.ended.is_set():
             with contextlib.suppress(TimeoutError):
                 if not near.recv(4096):
                     return
@@ -89,8 +63,8 @@ class HttpProxy:
         other = {near: far, far: near}
         for each in other:
             each.settimeout(10)
-        while not self._ended.is_set():
-            for source in select.select(list(other), [], [], _LOOK_S)[0]:
+        while not self.ended.is_set():
+            for source in select.select(list(other), [], [], LOOK_S)[0]:
                 if not (data := source.recv(65_536)):
                     return
                 other[source].sendall(data)

@@ -10,12 +10,12 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass
-from typing import Self
+
+from tests.support.acceptor import LOOK_S, Acceptor
 
 IP_HEADER, TCP_HEADER = 20, 32
 """IPv4 without options; TCP with timestamps, as Linux sends it."""
 _INFO = struct.Struct("120x QQ II")
-_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,32 +60,15 @@ def counted(connection: socket.socket) -> Wire:
     return Wire(1, received, acked, sent_packets + received_packets)
 
 
-class Relay:
+class Relay(Acceptor):
     """Listens on a free port of loopback for `port`. `silent` may be set at any time, and taken back."""
 
     def __init__(self, port: int) -> None:
         self._target, self.silent = port, False
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listening.getsockname()[1])
         self._lock = threading.Lock()
         self._near: set[socket.socket] = set()
         self._past = NOTHING
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End it, and every connection."""
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-        self._listening.close()
+        super().__init__()
 
     @property
     def wire(self) -> Wire:
@@ -96,19 +79,10 @@ class Relay:
                 total += counted(near)
             return total
 
-    def _accept(self) -> None:
-        while not self._ended.is_set():
-            if not select.select([self._listening], [], [], _LOOK_S)[0]:
-                continue
-            near, _ = self._listening.accept()
-            with self._lock:
-                self._near.add(near)
-            thread = threading.Thread(target=self._serve, args=(near,))
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, near: socket.socket) -> None:
+    def serve(self, near: socket.socket) -> None:
         """One connection, until either side ends it; while silent, until the end of the silence."""
+        with self._lock:
+            self._near.add(near)
         with near, contextlib.suppress(OSError):
             try:
                 with socket.create_connection(("127.0.0.1", self._target)) as far:
@@ -120,12 +94,12 @@ class Relay:
 
     def _pass(self, near: socket.socket, far: socket.socket) -> None:
         other = {near: far, far: near}
-        while not self._ended.is_set():
-            for source in select.select(list(other), [], [], _LOOK_S)[0]:
+        while not self.ended.is_set():
+            for source in select.select(list(other), [], [], LOOK_S)[0]:
                 data = source.recv(65_536)
                 if self.silent:
                     if not data:
-                        self._ended.wait(_LOOK_S)
+                        self.ended.wait(LOOK_S)
                     continue
                 if not data:
                     return
