@@ -109,11 +109,11 @@ def test_what_is_done_is_known_to_the_next_run_and_what_failed_is_not(tmp_path: 
         report.append(record_of(one))
         report.append(record_of(two, "failed", code="flash.space", message='no room,\nnone "at all"'))
     with opened(path) as report:
-        assert report.done(one) is not None
-        assert report.done(two) is None
+        assert report.done(one, "gw-1") is not None
+        assert report.done(two, "gw-2") is None
         report.append(record_of(two))
     with opened(path) as report:
-        assert report.done(two) is not None
+        assert report.done(two, "gw-2") is not None
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [(row["id"], row["state"], row["message"]) for row in rows] == [
         ("gw-1", "done", ""),
@@ -127,7 +127,15 @@ def test_a_line_that_says_something_else_now_is_not_done(tmp_path: Path) -> None
     (other,) = lines_of("id,labels,root", "gw-1,site=b,x")
     with opened(tmp_path / "r") as report:
         report.append(record_of(one))
-        assert report.done(other) is None
+        assert report.done(other, "gw-1") is None
+
+
+def test_a_line_that_makes_another_device_now_is_not_done(tmp_path: Path) -> None:
+    (one,) = lines_of("serial,root", "SN-1,x")
+    with opened(tmp_path / "r") as report:
+        report.append(record_of(one, id=one.id_with("a-")))
+        assert report.done(one, one.id_with("a-")) is not None
+        assert report.done(one, one.id_with("b-")) is None
 
 
 def test_wherever_a_loss_of_power_cuts_the_report_whole_lines_stay(tmp_path: Path) -> None:
@@ -141,7 +149,9 @@ def test_wherever_a_loss_of_power_cuts_the_report_whole_lines_stay(tmp_path: Pat
         path.write_bytes(whole[:cut])
         complete = whole[:cut].count(b"\n") - 1
         with opened(path) as report:
-            assert [line.id for line in lines if report.done(line)] == ["gw-1", "gw-2", "gw-3"][: max(0, complete)]
+            assert [line.id for line in lines if report.done(line, line.id)] == ["gw-1", "gw-2", "gw-3"][
+                : max(0, complete)
+            ]
             if complete < 3:
                 report.append(record_of(lines[-1]))
         rows = list(csv.reader(path.read_text().splitlines()))

@@ -126,7 +126,7 @@ def _flash(
 ) -> "list[Record]":
     """What is known of every line in the end, in their order. tokens: takes those that were made, by line; None: nobody
     asked for them."""
-    known = {job.line.number: record for job in jobs if (record := report.done(job.line))}
+    known = {job.line.number: record for job in jobs if (record := report.done(job.line, job.options.id))}
     waiting = [job for job in jobs if job.line.number not in known]
     alone = threading.Lock()
     hand = threading.local()
@@ -252,7 +252,7 @@ def _labels(jobs: Sequence[Job], report: "Report", tokens: Mapping[int, str]) ->
     """One for every device that is done, in this run or before; tokens are those of this run."""
     from beamfleet_server.flash.label_sheet import Label
 
-    done = [(job, record) for job in jobs if (record := report.done(job.line))]
+    done = [(job, record) for job in jobs if (record := report.done(job.line, job.options.id))]
     return [
         Label(record.id, record.serial, record.fingerprint, job.line.labels, tokens.get(job.line.number, ""))
         for job, record in done

@@ -121,6 +121,12 @@ def _check_identity(options: FlashOptions, labels: Mapping[str, str]) -> None:
             "a device gets its identity in one way",
             "give nothing, --token-file, --approval, or --cert and --key together",
         )
+    if options.replace and options.id_from:
+        hint = "give --id: a token for many never replaces a device"
+        raise CommandError("usage.identity", "--replace does not go with --id-from", hint)
+    if options.expires and any(ways):
+        hint = "leave it away; `beamfleet token create --expires` says it for one that is given"
+        raise CommandError("usage.identity", "--expires is for the token that is made here", hint)
     if options.certificate and options.id_from:
         hint = "a certificate has an id in it: give that with --id"
         raise CommandError("usage.identity", "--cert does not go with --id-from", hint)
@@ -138,6 +144,8 @@ def check_target(options: FlashOptions) -> str:
         raise CommandError("usage.target", "--single-user is for a device in a directory", "give it with --root")
     if options.wipe and not options.remove:
         raise CommandError("usage.target", "--wipe goes with --remove", "leave it away, or add --remove")
+    if options.remove and named == ["device"] and options.image is not None:
+        raise CommandError("usage.target", "--image is to be written, not removed", "leave it away with --remove")
     if options.remove and named == ["deb"]:
         raise CommandError("usage.target", "there is nothing to remove from --deb", "apt-get purge removes a package")
     return named[0]

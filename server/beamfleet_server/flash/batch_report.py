@@ -52,10 +52,10 @@ class Report:
         self._known = dict(known)
         self._lock = threading.Lock()
 
-    def done(self, line: Line) -> Record | None:
-        """What says that this line, as it is now, was done."""
+    def done(self, line: Line, device: str) -> Record | None:
+        """What says that this line, as it is now, was done, and made this device of it."""
         record = self._known.get(line.digest)
-        return record if record is not None and record.state == DONE else None
+        return record if record is not None and (record.state, record.id) == (DONE, device) else None
 
     def append(self, record: Record) -> None:
         """Keep it, for good; OSError, and nothing of it, if that cannot be."""

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from beamfleet_server.flash import agent_setup, removal
+from beamfleet_server.flash.errors import FlashError
 from beamfleet_server.flash.facts import Problem, TargetFacts
+from beamfleet_server.flash.hold import Hold
 from beamfleet_server.flash.identity import identity_in
 from beamfleet_server.flash.seed import lay_seed
 from beamfleet_server.flash.target import Progress
@@ -20,6 +22,7 @@ class DirectoryTarget:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._hold: Hold | None = None
 
     @property
     def name(self) -> str:
@@ -29,7 +32,9 @@ class DirectoryTarget:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        if self._hold is not None:
+            self._hold.let_go()
+            self._hold = None
 
     def facts(self) -> TargetFacts:
         device, enrolled = identity_in(self._root)
@@ -49,12 +54,19 @@ class DirectoryTarget:
 
     def prepare(self, _: Progress, /) -> None:
         agent_setup.require()
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._hold = Hold(self._root, self.name)
+        except OSError as error:
+            hint = "give a directory that is yours"
+            raise FlashError("flash.no_root", f"{self._root} cannot be made: {error.strerror}", hint) from None
 
     def install(self, package: Path) -> None:
         raise NotImplementedError
 
     def set_up(self, words: Mapping[str, Any]) -> dict[str, Any]:
-        return agent_setup.set_up(self._root, {**words, "python": sys.executable})
+        held = self._hold.descriptors if self._hold else ()
+        return agent_setup.set_up(self._root, {**words, "python": sys.executable}, held)
 
     def provision(self, words: Mapping[str, Any]) -> None:
         raise NotImplementedError

@@ -6,13 +6,11 @@ run. While it is in use it is locked against another flash, and what that one's 
 """
 
 import ctypes
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +21,7 @@ from beamfleet_server.flash import agent_setup, database, looking, removal, unit
 from beamfleet_server.flash.contents import contents
 from beamfleet_server.flash.errors import FlashError
 from beamfleet_server.flash.facts import Problem, TargetFacts
+from beamfleet_server.flash.hold import Hold
 from beamfleet_server.flash.paths import inside
 from beamfleet_server.flash.seed import lay_seed
 from beamfleet_server.flash.target import Progress
@@ -30,7 +29,6 @@ from beamfleet_server.flash.target import Progress
 PROVISION = "etc/beamfleet/provision.json"
 MACHINE_ID = "etc/machine-id"
 HOST_TOOLS = ("dpkg", "systemd-sysusers", "systemctl")
-LOCKED_S = 120
 PACKAGE_S = 600
 
 
@@ -40,7 +38,7 @@ class RootTarget:
     def __init__(self, root: Path, name: str = "") -> None:
         self._root = Path(os.path.realpath(root))
         self._name = name or str(root)
-        self._lock: int | None = None
+        self._hold: Hold | None = None
 
     @property
     def name(self) -> str:
@@ -48,13 +46,13 @@ class RootTarget:
 
     def __enter__(self) -> Self:
         if self._root.is_dir():
-            self._lock = _locked(self._root, self._name)
+            self._hold = Hold(self._root, self._name)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._hold is not None:
+            self._hold.let_go()
+            self._hold = None
 
     # --- looking
 
@@ -152,7 +150,7 @@ class RootTarget:
             raise FlashError("flash.package_failed", f"dpkg ended with {done.returncode}: {last}", hint)
 
     def _held(self) -> Sequence[int]:
-        return () if self._lock is None else (self._lock,)
+        return () if self._hold is None else self._hold.descriptors
 
     def _sync(self) -> None:
         """All of it onto the disk: a card is pulled out as soon as the command has ended. Only of the file systems that
@@ -170,23 +168,6 @@ def _sync_filesystem(place: Path) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(place))
     finally:
         os.close(descriptor)
-
-
-def _locked(root: Path, name: str) -> int:
-    """The root's own directory, locked; a child that was left over holds the lock until it ends."""
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    end = time.monotonic() + LOCKED_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                os.close(descriptor)
-                hint = "wait until it has ended, or end it"
-                raise FlashError("flash.running", f"something else is flashing {name}", hint) from None
-            time.sleep(0.1)
-        else:
-            return descriptor
 
 
 def _missing_tools() -> list[str]:

@@ -39,6 +39,7 @@ def test_one_target_is_meant(given: Given, kind: str) -> None:
         {"image": "a.img", "single_user": True},
         {"root": Path("/r"), "wipe": True},
         {"deb": Path("out.deb"), "remove": True},
+        {"device": Path("/dev/sdx"), "image": "a.img", "remove": True},
     ],
 )
 def test_no_target_two_targets_and_what_does_not_go_with_one_are_refused(given: Given) -> None:
@@ -72,6 +73,9 @@ def test_an_image_may_name_its_partition(text: str, found: tuple[str, int | None
         ({"id_from": "serial", "single_user": True}, "usage.identity"),
         ({"id_from": "serial", "certificate": Path("c"), "key": Path("k")}, "usage.identity"),
         ({"id": "gw-1", "id_prefix": "a-"}, "usage.identity"),
+        ({"id_from": "serial", "replace": True}, "usage.identity"),
+        ({"id": "gw-1", "approval": True, "expires": "1d"}, "usage.identity"),
+        ({"id": "gw-1", "token_file": Path("t"), "expires": "1d"}, "usage.identity"),
         ({"id": "gw-1", "count": 2}, "usage.identity"),
         ({"id": "gw-1", "files": ["etc/x"]}, "usage.file"),
         ({"id": "gw-1", "files": ["a:relative"]}, "usage.file"),
