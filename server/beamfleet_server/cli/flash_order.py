@@ -19,6 +19,7 @@ from beamfleet_server.cli.files import read_file, read_token
 from beamfleet_server.cli.flash_options import FlashOptions
 from beamfleet_server.cli.labels import parse_labels
 from beamfleet_server.cli.quantities import parse_duration
+from beamfleet_server.enrolment_tokens import is_enrolment_token
 
 if TYPE_CHECKING:
     from beamfleet_bundles.bundle import Bundle
@@ -56,7 +57,7 @@ class Order:
         labels = parse_labels(options.labels or ())
         _check_identity(options, labels)
         given = _given(options.certificate, options.key)
-        token = read_token(str(options.token_file)) if options.token_file else ""
+        token = _token(options.token_file)
         soon = options.single_user or options.ssh is not None
         life_s = parse_duration(options.expires) if options.expires else LIFE_S if soon else LATER_LIFE_S
         words = {
@@ -182,6 +183,22 @@ def _given(certificate: Path | None, key: Path | None) -> dict[str, str]:
         return {}
     files = {"certificate_pem": (certificate, "the certificate"), "key_pem": (key, "the key")}
     return {name: read_file(path, what).decode("ascii", "replace") for name, (path, what) in files.items()}
+
+
+def _token(file: Path | None) -> str:
+    """The token that is given; the operator's own, which lies about as well, never gets onto a device."""
+    if file is None:
+        return ""
+    hint = "`beamfleet token create ID --out FILE` makes one; without --token-file one is made here"
+    try:
+        token = read_token(str(file))
+    except CommandError as error:
+        if error.code != "token.missing":
+            raise
+        raise CommandError(error.code, error.message, hint) from None
+    if not is_enrolment_token(token):
+        raise CommandError("token.missing", f"what is in {file} is no token with which a device enrols", hint)
+    return token
 
 
 def _file(text: str) -> dict[str, str]:

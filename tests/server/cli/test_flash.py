@@ -70,6 +70,16 @@ def test_a_token_of_one_s_own_is_used_and_none_is_made(owner: Operator, capsys: 
     assert (tmp_path / "device" / IDENTITY / "token").read_text() == file.read_text()
 
 
+def test_an_operators_token_never_gets_onto_a_device(
+    fleet: Fleet, owner: Operator, capsys: Capture, tmp_path: Path
+) -> None:
+    file = fleet.data / "admin.token"
+    refused = owner.run(*words(tmp_path / "device", "flashed-13", "--token-file", str(file)), capsys=capsys)
+    assert (refused.code, code_of(refused)) == (1, "token.missing")
+    assert file.read_text().strip() not in refused.out + refused.err
+    assert not (tmp_path / "device").exists()
+
+
 def test_a_device_that_is_to_be_accepted_gets_no_token(owner: Operator, capsys: Capture, tmp_path: Path) -> None:
     root = tmp_path / "device"
     assert owner.run(*words(root, "flashed-10", "--approval"), capsys=capsys).code == 0

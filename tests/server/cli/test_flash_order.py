@@ -101,6 +101,17 @@ def test_what_cannot_be_meant_is_refused(given: Given, code: str) -> None:
     assert "secret" not in f"{caught.value.message}{caught.value.hint}"
 
 
+@pytest.mark.parametrize("content", ["", "hello\n", "A" * 43, "enrol-" + "A" * 42])
+def test_what_is_no_token_of_a_device_gets_onto_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "token").write_text(content)
+    with pytest.raises(CommandError) as refused:
+        Order.of(FlashOptions(id="gw-1", token_file=tmp_path / "token"))
+    assert refused.value.code == "token.missing"
+    assert "admin.token" not in refused.value.hint
+    (tmp_path / "token").write_text(f"enrol-{'A' * 43}\n")
+    assert Order.of(FlashOptions(id="gw-1", token_file=tmp_path / "token")).token == f"enrol-{'A' * 43}"
+
+
 def test_secrets_come_from_files_and_what_is_by_default_is_not_said(tmp_path: Path) -> None:
     for name, content in (("psk", "wifi secret\n"), ("apn", "apn secret\n"), ("proxy", "http://me:secret@p:3128\n")):
         (tmp_path / name).write_text(content)

@@ -6,12 +6,13 @@ from beamfleet_bundles.names import check_device, check_label
 from fastapi import APIRouter, Depends
 
 from beamfleet_server.api import problems
-from beamfleet_server.api.authentication import Authentication, new_token, token_hash
+from beamfleet_server.api.authentication import Authentication, token_hash
 from beamfleet_server.api.guard import router as guarded
 from beamfleet_server.api.identity_schemas import KnownToken, NewToken, Token
 from beamfleet_server.api.operators.cursors import Cursor, Limit, Number, number
 from beamfleet_server.api.schemas import Ended, Page
 from beamfleet_server.clock import Clock, rfc3339
+from beamfleet_server.enrolment_tokens import new_enrolment_token
 from beamfleet_server.store import Store
 from beamfleet_server.store import tokens as kept
 from beamfleet_server.store.acts import about
@@ -33,7 +34,7 @@ def router(store: Store, authentication: Authentication, clock: Clock) -> APIRou
             check_label(key, value)
         count = new.count or 1
         about(new.device or f"{new.prefix}*", "" if new.device else f"{count} devices")
-        token, now = new_token(), clock()
+        token, now = new_enrolment_token(), clock()
         expires = now + new.expires_in_s
         row = kept.NewToken(
             token_hash(token),
