@@ -35,7 +35,8 @@ def test_an_address_is_a_user_a_host_and_a_port(text: str, user: str, host: str)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-oProxyCommand=x", "pi@-x", "-x@host", "host:port", "a b", "pi@", "host:22:23/x"]
+    "text",
+    ["", "-oProxyCommand=x", "pi@-x", "-x@host", "host:port", "a b", "pi@", "host:22:23/x", "host:65536", "host:0"],
 )
 def test_what_could_be_an_option_or_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(FlashError) as refused:
@@ -46,6 +47,13 @@ def test_what_could_be_an_option_or_is_no_address_is_refused(text: str) -> None:
 def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(COMMAND, "no-such-ssh -F file")
     with pytest.raises(FlashError, match="no-such-ssh") as refused:
+        Login("host").open()
+    assert refused.value.code == "flash.tool"
+
+
+def test_a_variable_that_no_shell_could_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COMMAND, "'unbalanced")
+    with pytest.raises(FlashError, match=COMMAND) as refused:
         Login("host").open()
     assert refused.value.code == "flash.tool"
 
@@ -65,6 +73,25 @@ def test_what_ssh_says_becomes_a_code_and_a_remedy(monkeypatch: pytest.MonkeyPat
     with pytest.raises(FlashError) as refused:
         Login("host").open()
     assert (refused.value.code, bool(refused.value.hint)) == (code, True)
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "hint"),
+    [
+        ("pi@host:2222", "Host key verification failed.", "ssh -p 2222 pi@host"),
+        ("pi@host:2222", "REMOTE HOST IDENTIFICATION HAS CHANGED", "ssh-keygen -R '[host]:2222'"),
+        ("pi@host:2222", "Permission denied (publickey).", "ssh-copy-id -p 2222 pi@host"),
+        ("host", "Permission denied (publickey).", "ssh-copy-id USER@host"),
+        ("host:2222", "No route to host", "ssh -p 2222 host"),
+    ],
+)
+def test_what_ssh_is_to_be_tried_with_has_user_and_port(
+    monkeypatch: pytest.MonkeyPatch, address: str, said: str, hint: str
+) -> None:
+    monkeypatch.setenv(COMMAND, f"{sys.executable} -c 'import sys; sys.exit(sys.argv[1])' '{said}'")
+    with pytest.raises(FlashError) as refused:
+        Login(address).open()
+    assert hint in refused.value.hint
 
 
 def test_what_the_login_prints_before_is_no_fact_and_what_is_told_twice_counts_once() -> None:

@@ -24,6 +24,7 @@ COMMAND = "BEAMFLEET_SSH_COMMAND"
 CONNECT_S = 60
 MOST_BYTES = 4 << 20
 _LOST = 255
+_LAST_PORT = 65_535
 _OPTIONS = (
     "BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=5", "ServerAliveCountMax=4", "Compression=yes",
     "ControlPersist=no", "ForwardAgent=no", "ClearAllForwardings=yes", "RequestTTY=no", "RemoteCommand=none",
@@ -54,10 +55,13 @@ class Login:
             text = f"{destination!r} is no place to log in to"
             raise FlashError("flash.ssh_address", text, "give [USER@]HOST[:PORT]; an IPv6 address in brackets")
         found = match.groupdict()
+        self._port = int(found.get("port") or 0)
+        if found.get("port") and not 0 < self._port <= _LAST_PORT:
+            raise FlashError("flash.ssh_address", f"{found['port']} is no port", f"give one of 1 to {_LAST_PORT}")
         self.user, self.host = found["user"] or "", str(found["host"]).strip("[]")
         self._destination = [
             *(["-l", self.user] if self.user else []),
-            *(["-p", found["port"]] if found.get("port") else []),
+            *(["-p", str(self._port)] if self._port else []),
         ]
         self._place: Path | None = None
         self._master: subprocess.Popen[bytes] | None = None
@@ -65,7 +69,11 @@ class Login:
     def open(self) -> None:
         """Log in. `flash.ssh_unreachable`, `flash.ssh_host_key`, `flash.ssh_denied`, `flash.tool`."""
         self._place = Path(tempfile.mkdtemp(prefix="beamfleet-ssh-", dir=_short_directory()))
-        self._master = self._ssh(["-M"], ["cat"])
+        try:
+            self._master = self._ssh(["-M"], ["cat"])
+        except FlashError:
+            self.close()
+            raise
         heard = bytearray()
         errors = _Reader(self._master.stderr, self._master)
         giving_up = threading.Timer(CONNECT_S, self._master.kill)
@@ -87,7 +95,7 @@ class Login:
         self._master.wait()
         said = errors.text()
         self.close()
-        raise _refusal(self.host, self.user, said)
+        raise _refusal(self.host, self.user, self._port, said)
 
     def run(self, words: Sequence[str], given: bytes | IO[bytes] = b"", timeout_s: float = 120) -> Done:
         """Run a command of simple words, with standard input. `flash.ssh_lost` when the connection is no more."""
@@ -146,7 +154,7 @@ class Login:
         if self._place is None or not all(_WORD.fullmatch(word) for word in words):
             raise ValueError(words)
         settings = [part for each in _OPTIONS for part in ("-o", each)]
-        program = shlex.split(os.environ.get(COMMAND, "")) or ["ssh"]
+        program = _program()
         command = [*program, "-T", "-S", str(self._place / "s"), *settings, *options, *self._destination]
         try:
             return subprocess.Popen(
@@ -157,6 +165,15 @@ class Login:
         except OSError as error:
             text = f"{program[0]} cannot be run: {error.strerror}"
             raise FlashError("flash.tool", text, f"install openssh-client, or set {COMMAND}") from None
+
+
+def _program() -> list[str]:
+    """The ssh to run and its options."""
+    try:
+        return shlex.split(os.environ.get(COMMAND, "")) or ["ssh"]
+    except ValueError as error:
+        hint = f"set {COMMAND} as a shell would read it, such as: ssh -F FILE"
+        raise FlashError("flash.tool", f"{COMMAND} makes no words: {str(error).lower()}", hint) from None
 
 
 def pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
@@ -203,18 +220,19 @@ def _short_directory() -> str | None:
     return "/tmp" if len(tempfile.gettempdir()) > 48 else None  # noqa: S108 (mkdtemp makes a private one)
 
 
-def _refusal(host: str, user: str, said: str) -> FlashError:
+def _refusal(host: str, user: str, port: int, said: str) -> FlashError:
     """Why ssh ended before there was a connection, from its words in English."""
+    words = f"{f'-p {port} ' if port else ''}{f'{user}@' if user else ''}{host}"
     last = said.strip().rpartition("\n")[2] or "ssh ended without a word, or after a minute"
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
-        hint = f"if the device was installed anew: ssh-keygen -R {host}, then log in once and compare its fingerprint"
+        known = f"'[{host}]:{port}'" if port not in (0, 22) else host
+        hint = f"if the device was installed anew: ssh-keygen -R {known}, then log in once and compare its fingerprint"
         return FlashError("flash.ssh_host_key", f"{host} has another host key than it had", hint)
     if "Host key verification failed" in said or "host key is known for" in said:
-        hint = f"log in once with `ssh {host}` and compare the fingerprint with the device's, or add it to known_hosts"
+        hint = f"log in once with `ssh {words}` and compare the fingerprint with the device's, or add it to known_hosts"
         return FlashError("flash.ssh_host_key", f"the host key of {host} is not known here", hint)
     if "Permission denied" in said or "Too many authentication failures" in said:
-        hint = (
-            f"nothing is asked here: lay down a key with ssh-copy-id {user or 'USER'}@{host}, or load it with ssh-add"
-        )
+        words = words if user else f"{f'-p {port} ' if port else ''}USER@{host}"
+        hint = f"nothing is asked here: lay down a key with ssh-copy-id {words}, or load it with ssh-add"
         return FlashError("flash.ssh_denied", f"{host} lets nobody in: {last}", hint)
-    return FlashError("flash.ssh_unreachable", f"{host} cannot be reached by ssh: {last}", f"does `ssh {host}` work?")
+    return FlashError("flash.ssh_unreachable", f"{host} cannot be reached by ssh: {last}", f"does `ssh {words}` work?")
