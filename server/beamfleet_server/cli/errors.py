@@ -17,6 +17,7 @@ CODES = frozenset(
         "evidence.archive",
         "evidence.key_missing",
         "evidence.late",
+        "file.exists",
         "file.failed",
         "file.unreadable",
         "init.foreign_root",

@@ -5,8 +5,8 @@ from typing import Annotated
 from urllib.parse import quote
 
 import typer
-from beamfleet_bundles import durable
 
+from beamfleet_server.cli.destinations import check_new, write_secret
 from beamfleet_server.cli.options import Printed, examples, group
 from beamfleet_server.cli.output import Column, Format
 from beamfleet_server.cli.quantities import parse_duration, show_time
@@ -46,9 +46,11 @@ def create(
     """
     session = Session.of(ctx, output)
     wish = {"name": name, "role": role, "expires_in_s": int(parse_duration(expires)), "scopes": list(scopes or ())}
+    if out:
+        check_new(out)
     made = session.client.post("/operators", wish)
     if out:
-        durable.replace(out, made["token"].encode() + b"\n", 0o600)
+        write_secret(out, made["token"])
         made = {**made, "token": None, "file": str(out)}
     session.output.done(made, str(made["token"] or f"token of {name} is in {out}"), "name")
     if session.output.for_people:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from beamfleet_bundles import durable
 
 from beamfleet_server.cli.client import Client, Json
+from beamfleet_server.cli.destinations import check_new, write_secret
 from beamfleet_server.cli.errors import CommandError, RemoteError
 from beamfleet_server.cli.labels import parse_labels, show_labels
 from beamfleet_server.cli.options import Labels, Printed, examples, group
@@ -67,6 +67,8 @@ def create(
     if device is None and replace:
         raise CommandError("usage.token", "--replace goes with DEVICE", "a token for many never replaces a device")
     given, life_s = parse_labels(labels or ()), parse_duration(expires)
+    if out:
+        check_new(out)
     if device is not None:
         made = create_token(session.client, device, given, life_s, replace)
     else:
@@ -74,7 +76,7 @@ def create(
         made = session.client.post("/tokens", wish)
     whom = device or f"{made['count']} new device{'' if made['count'] == 1 else 's'}"
     if out:
-        durable.replace(out, made["token"].encode() + b"\n", 0o600)
+        write_secret(out, made["token"])
         made = {**made, "token": None, "file": str(out)}
     session.output.done(made, str(made["token"] or f"token for {whom} is in {out}"), "id", "")
     if session.output.for_people:

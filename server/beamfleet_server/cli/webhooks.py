@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from beamfleet_bundles import durable
 
 from beamfleet_server.cli import completion
+from beamfleet_server.cli.destinations import check_new, write_secret
 from beamfleet_server.cli.errors import CommandError
 from beamfleet_server.cli.options import Printed, examples, group
 from beamfleet_server.cli.output import Column, Format, Item, cell
@@ -47,6 +47,8 @@ def create(
     The secret with which the receiver checks signatures is shown this once only.
     """
     session = Session.of(ctx, output)
+    if out:
+        check_new(out)
     made = session.client.post("/webhooks", {"url": url, "kinds": list(kinds or ()), "causes": list(causes or ())})
     _secret(session, made, out)
     if session.output.for_people:
@@ -113,6 +115,8 @@ def rotate(
     """
     session = Session.of(ctx, output)
     overlap_s = 0 if overlap in ("0", "0s") else int(parse_duration(overlap))
+    if out:
+        check_new(out)
     made = session.client.post(f"/webhooks/{webhook}/rotate", {"overlap_s": overlap_s})
     _secret(session, made, out)
     if session.output.for_people:
@@ -191,7 +195,7 @@ def redeliver(
 
 def _secret(session: Session, made: Item, out: Path | None) -> None:
     if out:
-        durable.replace(out, made["secret"].encode() + b"\n", 0o600)
+        write_secret(out, made["secret"])
         made = {**made, "secret": None, "file": str(out)}
     session.output.done(made, str(made["secret"] or f"secret of webhook {made['id']} is in {out}"), "id")
 
