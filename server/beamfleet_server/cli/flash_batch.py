@@ -4,6 +4,7 @@ Each line is one `flash_one` with the options of the command and what the line s
 the report says is done is left out.
 """
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -69,12 +70,20 @@ class BatchOptions:
     ] = False
 
     def check(self) -> None:
-        """Refuse what goes with --batch only; error `usage.batch`."""
+        """Refuse what goes with --batch only, and a place where there can be no page. Errors `usage.batch`,
+        `usage.file`, `file.failed`."""
         if self.batch is None and (self.report or self.pre_made or self.jobs > 1 or self.label_tokens):
             what = "--report, --jobs, --pre-made and --label-tokens go with --batch"
             raise CommandError("usage.batch", what, "add --batch CSV")
         if self.label_tokens and self.label_sheet is None:
             raise CommandError("usage.batch", "there is no sheet for the tokens", "add --label-sheet HTML")
+        if self.label_sheet is not None:
+            _check_page(self.label_sheet, {"manifest": self.batch, "report": self.report_file})
+
+    @property
+    def report_file(self) -> Path | None:
+        """Where the report is; None without a manifest."""
+        return self.report or (self.batch.with_name(f"{self.batch.name}.report.csv") if self.batch else None)
 
 
 def run(session: Session, options: FlashOptions, batch: BatchOptions) -> None:
@@ -83,14 +92,13 @@ def run(session: Session, options: FlashOptions, batch: BatchOptions) -> None:
     from beamfleet_server.cli.signing import Signing
     from beamfleet_server.flash import batch_report
 
-    manifest = batch.batch
-    if manifest is None:
+    manifest, path = batch.batch, batch.report_file
+    if manifest is None or path is None:
         raise CommandError("usage.batch", "there is no manifest", "add --batch CSV")
     jobs = jobs_of(manifest, options, batch.pre_made)
     if options.dry_run:
         _show_plans(session, jobs)
         return
-    path = batch.report or manifest.with_name(f"{manifest.name}.report.csv")
     _ask(session, options, jobs, manifest)
     Signing(session.client, session.context.keys).root()  # what is trusted is settled before many ask at once
     tokens: dict[int, str] | None = {} if batch.label_tokens else None
@@ -224,6 +232,29 @@ def _show_plans(session: Session, jobs: Sequence[Job]) -> None:
 
 
 # --- labels
+
+
+def _check_page(path: Path, others: Mapping[str, Path | None]) -> None:
+    """Refuse, before anything is done to a device, a place where no page can be laid, or where something else lies."""
+    from beamfleet_server.flash.label_sheet import is_sheet
+
+    hint = "give another file to --label-sheet"
+    for what, other in others.items():
+        if other is not None and path.resolve() == other.resolve():
+            raise CommandError("usage.file", f"{path} is the {what}, and cannot be the page of labels as well", hint)
+    try:
+        if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+            why = "it is a directory" if path.is_dir() else "its directory is not there, or cannot be written to"
+            raise CommandError("file.failed", f"cannot write the labels to {path}: {why}", hint)
+        if path.exists() and not (path.is_file() and is_sheet(_beginning(path))):
+            raise CommandError("usage.file", f"{path} is there already, and is no page of labels", hint)
+    except OSError as error:
+        raise CommandError("file.failed", f"cannot write the labels to {path}: {error.strerror}", hint) from None
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)
 
 
 def print_label(session: Session, path: Path, flashed: Item, options: FlashOptions) -> None:

@@ -62,6 +62,11 @@ def sheet(labels: Sequence[Label], fleet: str) -> str:
     )
 
 
+def is_sheet(content: bytes) -> bool:
+    """Whether a file that begins so is such a page, which a newer one may replace; an empty one is nobody's."""
+    return not content or (content.startswith(b"<!DOCTYPE html>\n") and b"<title>Labels of " in content)
+
+
 def _section(label: Label, fleet: str) -> str:
     code = segno.make_qr(claim(label, fleet), error="m").svg_inline(omitsize=True, border=4)
     key = f"key {_grouped(label.fingerprint[:16])}" if label.fingerprint else ""

@@ -137,6 +137,33 @@ def test_a_single_device_has_one_label(owner: Operator, capsys: Capture, tmp_pat
     assert 'data-device="single-1"' in page.read_text()
 
 
+@pytest.mark.parametrize(
+    ("sheet", "code"),
+    [
+        ("devices.csv", "usage.file"),
+        ("folder/../devices.csv", "usage.file"),
+        ("devices.csv.report.csv", "usage.file"),
+        ("app.env", "usage.file"),
+        ("/dev/null", "usage.file"),
+        ("folder", "file.failed"),
+        ("nix/labels.html", "file.failed"),
+    ],
+)
+def test_a_page_of_labels_takes_the_place_of_nothing_and_is_refused_before_a_device_is_flashed(
+    owner: Operator, capsys: Capture, tmp_path: Path, sheet: str, code: str
+) -> None:
+    manifest = tmp_path / "devices.csv"
+    manifest.write_text("id,root\npage-1,one\n")
+    (tmp_path / "app.env").write_text("A=secret\n")
+    (tmp_path / "folder").mkdir()
+    there = sorted(tmp_path.iterdir())
+    refused = owner.run(*words(manifest, "--label-sheet", str(tmp_path / sheet)), capsys=capsys)
+    assert (refused.code, code_of(refused)) == (2 if code == "usage.file" else 1, code)
+    assert str(tmp_path / sheet) in refused.err
+    assert sorted(tmp_path.iterdir()) == there
+    assert (manifest.read_text(), (tmp_path / "app.env").read_text()) == ("id,root\npage-1,one\n", "A=secret\n")
+
+
 def test_a_batch_that_is_killed_leaves_whole_lines_and_is_ended_by_the_next_run(
     owner: Operator, capsys: Capture, tmp_path: Path
 ) -> None:
