@@ -65,16 +65,17 @@ class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         if self.command:
             check_command(self.command)
         if self.tcp and not 0 < self.tcp < 65536:
-            raise BundleError(_CODE, f"{self.tcp} is no port", "write it as tcp=8080")
+            raise BundleError(_CODE, f"{self.tcp} is no port: ports are 1 to 65535", "write it as tcp=8080")
         if self.erlang and not _ERLANG.fullmatch(self.erlang):
             hint = "write it as my_health:alive, or Elixir.MyApp.Health:alive?"
             raise BundleError(_CODE, f"{self.erlang[:80]!r} is not MODULE:FUNCTION", hint)
         for name, (least, most) in LIMITS.items():
             if not least <= getattr(self, name) <= most:
                 text = f"{name} of the {kind} probe is {least} to {most}, not {getattr(self, name)}"
-                raise BundleError(_CODE, text)
+                raise BundleError(_CODE, text, f"write it as {name}={max(least, 1)}, or leave it out")
         if self.success_threshold != 1 and kind != "readiness":
-            raise BundleError(_CODE, f"success_threshold of a {kind} probe is 1: the first good answer counts")
+            text = f"success_threshold of a {kind} probe is 1: the first good answer counts"
+            raise BundleError(_CODE, text, "leave it out")
 
 
 class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,11 +125,12 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.command is not None:
             check_command(self.command)
         if not 1 <= self.timeout_s <= MAX_TIMEOUT_S:
-            raise BundleError(_CODE, f"a probe's time is 1 to {MAX_TIMEOUT_S} seconds, not {self.timeout_s}")
+            text = f"a probe's time is 1 to {MAX_TIMEOUT_S} seconds, not {self.timeout_s}"
+            raise BundleError(_CODE, text, "write it as 5")
         for kind, probe in self.named.items():
             probe.check(kind)
         if self.confirm is False:
-            raise BundleError(_CODE, "confirm is true or not there")
+            raise BundleError(_CODE, "confirm is true or not there", "leave it out")
 
     def pairs(self) -> list[tuple[str, str]]:
         """The keys and values of the launch file, but for those that come where they always came (`launch.py`)."""
@@ -161,14 +163,19 @@ def take(lines: dict[str, str]) -> dict[str, Any]:
 def parse(kind: Kind, text: str) -> Probe:
     """The probe in `http=8080/health,period_s=5`; error `launch.probe`. A comma parts only before a key of a probe."""
     names = "|".join(Probe.__struct_fields__)
+    hint = f"give KEY=VALUE,... of {', '.join(Probe.__struct_fields__)}, each once"
     fields: dict[str, Any] = {}
     for part in re.split(rf",(?=(?:{names})=)", text):
         key, equals, value = part.partition("=")
-        number = key in LIMITS or key == "tcp"
-        if not equals or key not in Probe.__struct_fields__ or key in fields or (number and _number(value) < 0):
-            hint = f"give KEY=VALUE,... of {', '.join(Probe.__struct_fields__)}, each once"
-            raise BundleError(_CODE, f"{part[:80]!r} says nothing of a {kind} probe", hint)
-        fields[key] = _number(value) if number else value
+        unknown = "" if equals and key in Probe.__struct_fields__ else key
+        if unknown or not equals or (unknown := _misspelt(key, value)):
+            raise BundleError(_CODE, f"{unknown[:80]!r} says nothing of a {kind} probe", hint)
+        if key in fields:
+            raise BundleError(_CODE, f"{key} of the {kind} probe is given twice", hint)
+        if key in LIMITS or key == "tcp":
+            fields[key] = _said(kind, key, value)
+        else:
+            fields[key] = value
     probe = Probe(**fields)
     probe.check(kind)
     return probe
@@ -192,6 +199,27 @@ def check_command(command: str) -> None:
             f"{command[:80]!r} is not a command of the release",
             "name a file of the release by its path, then arguments parted by single spaces: bin/check --quick",
         )
+
+
+def _misspelt(key: str, value: str) -> str:
+    """The first word after a comma that looks like a key, where none can be meant: in `http=8080/health,perod_s=5`. An
+    argument of a command may be anything, but for what is nearly a key."""
+    words = re.findall(r",([A-Za-z_][0-9A-Za-z_-]*)=", value)
+    if key == "command":
+        import difflib  # where bundles are made, never on the device
+
+        words = [word for word in words if difflib.get_close_matches(word, LIMITS, cutoff=0.8)]
+    return words[0] if words else ""
+
+
+def _said(kind: Kind, key: str, text: str) -> int:
+    """The number that somebody wrote; error `launch.probe`."""
+    if not (text.isascii() and text.isdigit()):
+        raise BundleError(_CODE, f"{key} of the {kind} probe is not a number: {text[:80]!r}", f"write it as {key}=8")
+    number = int(text[:9])  # above every limit as well
+    if key == "tcp" and number == 0:
+        raise BundleError(_CODE, "0 is no port: ports are 1 to 65535", "write it as tcp=8080")
+    return number
 
 
 def _number(text: str) -> int:

@@ -4,6 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 from beamfleet_bundles import canonical
+from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.launch import Launch, parse
 from beamfleet_bundles.probes import LIMITS, Kind, Probe, Probes
 from beamfleet_bundles.probes import parse as parse_probe
@@ -132,6 +133,28 @@ def test_a_probe_is_said_in_words(words: str, probe: Probe) -> None:
 )
 def test_words_that_make_no_probe_are_refused(words: str) -> None:
     assert refusal(parse_probe, "liveness", words) == "launch.probe"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("http=8080/health,perod_s=5", "'perod_s' says nothing"),
+        ("http=8080/health,depth=5", "'depth' says nothing"),
+        ("command=bin/check --quick,perod_s=5", "'perod_s' says nothing"),
+        ("tcp=0", "ports are 1 to 65535"),
+        ("tcp=70000", "ports are 1 to 65535"),
+        ("tcp=12345678901", "ports are 1 to 65535"),
+        ("tcp=abc", "tcp of the liveness probe is not a number: 'abc'"),
+        ("tcp=80,period_s=x", "period_s of the liveness probe is not a number: 'x'"),
+        ("tcp=80,period_s=999999", "period_s of the liveness probe is 1 to 3600"),
+        ("tcp=80,tcp=81", "tcp of the liveness probe is given twice"),
+        ("tcp=80,success_threshold=2", "success_threshold of a liveness probe is 1"),
+    ],
+)
+def test_what_is_wrong_with_the_words_of_a_probe_is_named_with_a_way_out(words: str, told: str) -> None:
+    with pytest.raises(BundleError) as refused:
+        parse_probe("liveness", words)
+    assert (refused.value.code, told in refused.value.message, bool(refused.value.hint)) == ("launch.probe", True, True)
 
 
 def test_the_fields_of_a_probe_their_limits_and_their_defaults_are_documented() -> None:

@@ -41,14 +41,15 @@ ProbeTimeout = Annotated[
     int, typer.Option("--probe-timeout-s", metavar="N", min=1, max=60, help="Seconds that a probe may take.")
 ]
 ProbeStartup = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option("--probe-startup", metavar="WORDS", help="Must succeed once; until then the other two are not asked."),
 ]
 ProbeReadiness = Annotated[
-    str | None, typer.Option("--probe-readiness", metavar="WORDS", help="While it fails the release is not ready.")
+    list[str] | None,
+    typer.Option("--probe-readiness", metavar="WORDS", help="While it fails the release is not ready."),
 ]
 ProbeLiveness = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--probe-liveness",
         metavar="WORDS",
@@ -86,15 +87,20 @@ class BuildOptions:
     @property
     def probes(self) -> "Probes":
         """What is asked of the release; error `launch.probe`."""
+        from beamfleet_bundles.errors import BundleError
         from beamfleet_bundles.probes import KINDS, Probes, parse
         from msgspec import UNSET
 
         given = dict(zip(KINDS, (self.probe_startup, self.probe_readiness, self.probe_liveness), strict=True))
+        for kind, words in given.items():
+            if len(words or ()) > 1:
+                what = f"--probe-{kind} is given {len(words or ())} times"
+                raise BundleError("launch.probe", what, "a release has one of each kind; write its words in one")
         return Probes(
             self.probe_http,
             self.probe_command,
             self.probe_timeout_s,
-            **{kind: parse(kind, words) for kind, words in given.items() if words is not None},
+            **{kind: parse(kind, words[0]) for kind, words in given.items() if words},
             confirm=True if self.confirm else UNSET,
         )
 

@@ -43,3 +43,11 @@ def test_a_probe_that_makes_no_sense_is_refused(
     asked = ("bundle", "build", source, "--out", str(tmp_path), f"--probe-liveness={words}", "-o", "json")
     assert operator.run(*asked, capsys=capsys).json["code"] == "launch.probe"
     assert not list(tmp_path.glob("*.bundle"))
+
+
+def test_a_probe_that_is_given_twice_is_refused(operator: Operator, capsys: Capture, tmp_path: Path) -> None:
+    source = str(skeleton.write(tmp_path, skeleton.release()))
+    twice = ("--probe-startup", "tcp=80", "--probe-startup", "tcp=81")
+    refused = operator.run("bundle", "build", source, "--out", str(tmp_path), *twice, "-o", "json", capsys=capsys).json
+    assert (refused["code"], refused["detail"]) == ("launch.probe", "--probe-startup is given 2 times")
+    assert not list(tmp_path.glob("*.bundle"))
