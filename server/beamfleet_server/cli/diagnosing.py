@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import typer
 
+from beamfleet_server.cli import client as api
 from beamfleet_server.cli.client import Client
 from beamfleet_server.cli.devices import app
 from beamfleet_server.cli.errors import DEADLINE, CommandError, RemoteError
@@ -25,6 +26,7 @@ from beamfleet_server.cli.signers import PassphraseFile
 
 PAUSE_S = 1.0
 PATIENCE_S = 120.0
+"""For what has begun: a restart of the server is waited out."""
 AGAIN_S = 1.0
 LONGEST_AGAIN_S = 30.0
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -135,12 +137,12 @@ def logs(
     """
     session = Session.of(ctx, output)
     place = f"/devices/{quote(device, safe='')}/logs"
-    again_s = 0.0
+    again_s, patience_s = 0.0, api.PATIENCE_S
     while True:
         query = {"lines": lines, "follow": "true" if follow else "false"}
         end: Item = {}
-        for message in _messages(session.client, place, query, again_s):
-            again_s = 0.0
+        for message in _messages(session.client, place, query, patience_s):
+            again_s, patience_s = 0.0, PATIENCE_S
             if message["missed"]:
                 session.output.note(f"{message['missed']} lines were left out")
             for line in message["lines"]:
@@ -156,7 +158,7 @@ def logs(
 
 
 def _messages(client: Client, place: str, query: dict[str, Any], patience_s: float) -> Iterator[Item]:
-    for line in client.lines(place, query, patience_s=patience_s or PATIENCE_S):
+    for line in client.lines(place, query, patience_s=patience_s):
         if line.startswith("data: "):
             try:
                 message = json.loads(line.removeprefix("data: "))

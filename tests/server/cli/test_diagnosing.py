@@ -1,14 +1,18 @@
 """What people see of a device that does not give what it is asked for, and of a log that is longer than it may be."""
 
 import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from beamfleet_server.cli import diagnosing
+from beamfleet_server.cli.contexts import Contexts
 
 from tests.server.cli.api_script import Answer, ScriptedApi, problem
 from tests.server.cli.house import code_of
 from tests.server.cli.terminal import Ended, Operator
+from tests.support.fleet import free_port
 
 Capture = pytest.CaptureFixture[str]
 WORD = "0123456789abcdef"
@@ -100,6 +104,23 @@ def test_a_log_that_is_followed_goes_on_without_doubles_until_the_device_is_gone
     ]
     assert (ended.code, json.loads("".join(refusal))["code"]) == (1, "server.timeout")
     assert ["lines=100" in api.paths[-3], "lines=0" in api.paths[-2], "lines=0" in api.paths[-1]] == [True] * 3
+
+
+def test_a_log_of_a_server_that_is_away_is_not_waited_for(operator: Operator, tmp_path: Path, capsys: Capture) -> None:
+    Contexts(operator.directory).save("away", f"https://127.0.0.1:{free_port()}", "t", b"")
+    began = time.monotonic()
+    ended = operator.run("logs", "gw-1", "--follow", capsys=capsys)
+    assert (ended.code, code_of(ended)) == (1, "server.unreachable")
+    assert time.monotonic() - began < 20
+
+
+def test_a_followed_log_waits_for_a_server_that_was_there(
+    anna: Operator, api: ScriptedApi, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosing.api, "PATIENCE_S", 0.0)
+    api.script(stream(lines("one")), *[Answer(status=503)] * 3, stream(lines(end=True, why="gone")))
+    ended = anna.run("logs", "gw-1", "--follow", capsys=capsys)
+    assert (ended.out, code_of(ended)) == ("one\n", "server.timeout")
 
 
 def test_a_stream_that_is_none_is_refused(anna: Operator, api: ScriptedApi, capsys: Capture) -> None:
