@@ -49,11 +49,17 @@ def read_manifest(path: Path, *, targets: bool = True) -> "tuple[Line, ...]":
 
 
 def jobs_of(manifest: Path, options: FlashOptions, pre_made: Path | None) -> Sequence[Job]:
-    """Every line as a job. Errors `usage.batch`, `file.unreadable`, `flash.batch`."""
+    """Every line as a job. Errors `usage.batch`, `usage.duration`, `file.unreadable`, `flash.batch`."""
+    from beamfleet_server.cli.flash_order import life_of
+
     for name in OF_LINES:
         if getattr(options, name) not in (None, "", False):
             what = f"--{name.replace('_', '-').replace('certificate', 'cert')} does not go with --batch"
             raise CommandError("usage.batch", what, "the manifest has a column for it, or flash the device by itself")
+    if options.count > 1:
+        raise CommandError("usage.batch", "--count does not go with --batch", "a line is one device")
+    if options.expires:
+        life_of(options.expires)
     lines = read_manifest(manifest)
     jobs, seen = [], dict[str, int]()
     for line in lines:
@@ -71,6 +77,7 @@ def _job(name: str, line: "Line", options: FlashOptions, pre_made: Path | None) 
     from beamfleet_server.cli.flash_order import Order, check_target
     from beamfleet_server.flash.batch import misfit
     from beamfleet_server.flash.errors import FlashError
+    from beamfleet_server.flash.login import Login
 
     cells = line.cells
     said: dict[str, Any] = {"id": line.id_with(options.id_prefix), "id_prefix": "", "yes": True}
@@ -91,6 +98,11 @@ def _job(name: str, line: "Line", options: FlashOptions, pre_made: Path | None) 
         said["image"] = None  # one for all is for lines with a card
     labels = parse_labels(options.labels or ()) | dict(line.labels)
     said["labels"] = [f"{key}={value}" for key, value in labels.items()] or None
+    if "ssh" in cells:
+        try:
+            Login(cells["ssh"])
+        except FlashError as error:
+            raise misfit(name, line, "ssh", error.message) from None
     own = replace(options, **said)
     try:
         kind = check_target(own)

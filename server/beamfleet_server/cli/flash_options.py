@@ -93,18 +93,19 @@ Files = Annotated[
     list[str] | None,
     typer.Option("--file", metavar="FILE:/PATH[:MODE]", help="Lay a file down on the device; repeat for more."),
 ]
-Wifi = Annotated[str, typer.Option("--wifi-ssid", metavar="SSID", help="The wireless network to join.")]
+Wifi = Annotated[str | None, typer.Option("--wifi-ssid", metavar="SSID", help="The wireless network to join.")]
 WifiKey = Annotated[
     Path | None, typer.Option("--wifi-psk-file", metavar="FILE", help="Its passphrase, in a file; without: it is open.")
 ]
 WifiCountry = Annotated[str, typer.Option("--wifi-country", metavar="CC", help="Where the device will be: DE, US.")]
-Apn = Annotated[str, typer.Option("--apn", metavar="NAME", help="The access point of the cellular network.")]
+Apn = Annotated[str | None, typer.Option("--apn", metavar="NAME", help="The access point of the cellular network.")]
 ApnUser = Annotated[str, typer.Option("--apn-user", metavar="NAME", help="Who logs in there.")]
 ApnPassword = Annotated[
     Path | None, typer.Option("--apn-password-file", metavar="FILE", help="With which password, in a file.")
 ]
 Proxy = Annotated[
-    str, typer.Option("--proxy", metavar="URL", help="An HTTP proxy between device and server: http://HOST:PORT.")
+    str | None,
+    typer.Option("--proxy", metavar="URL", help="An HTTP proxy between device and server: http://HOST:PORT."),
 ]
 ProxyFile = Annotated[
     Path | None, typer.Option("--proxy-file", metavar="FILE", help="The same with a password in it, in a file.")
@@ -182,13 +183,13 @@ class FlashOptions:
     environment: Environment = None
     env_file: EnvironmentFile = None
     files: Files = None
-    wifi_ssid: Wifi = ""
+    wifi_ssid: Wifi = None
     wifi_psk_file: WifiKey = None
     wifi_country: WifiCountry = ""
-    apn: Apn = ""
+    apn: Apn = None
     apn_user: ApnUser = ""
     apn_password_file: ApnPassword = None
-    proxy: Proxy = ""
+    proxy: Proxy = None
     proxy_file: ProxyFile = None
     transport: Carrier = None
     keepalive_s: Keepalive = 0

@@ -4,7 +4,6 @@ Asks no server and looks at no target. Secrets come from files and end in `words
 """
 
 import base64
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,10 +24,13 @@ if TYPE_CHECKING:
     from beamfleet_bundles.bundle import Bundle
 
 APP = "main"
-LIFE_S, LATER_LIFE_S = 3600, 7 * 86_400
+LIFE_S, LATER_LIFE_S, LONGEST_LIFE_S = 3600, 7 * 86_400, 366 * 86_400
+MOST_DEVICES = 100_000
 TARGETS = ("root", "image", "device", "ssh", "deb")
 _SOURCES = re.compile(r"machine-id|serial|mac|command:/[!-~]+")
+_PREFIX = re.compile(r"([a-z0-9][a-z0-9-]{0,62})?")
 _MODE = re.compile(r"0?[0-7]{3}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Order:
         given = _given(options.certificate, options.key)
         token = _token(options.token_file)
         soon = options.single_user or options.ssh is not None
-        life_s = parse_duration(options.expires) if options.expires else LIFE_S if soon else LATER_LIFE_S
+        life_s = life_of(options.expires) if options.expires else LIFE_S if soon else LATER_LIFE_S
         words = {
             "device": options.id,
             "app": APP,
@@ -103,6 +105,11 @@ def _check_id(options: FlashOptions) -> None:
         raise CommandError("usage.identity", f"no id comes from {options.id_from!r}", hint)
     if options.id and (options.id_prefix or options.count > 1):
         raise CommandError("usage.identity", "--id-prefix and --count go with --id-from", "leave them away with --id")
+    if options.count > MOST_DEVICES:
+        raise CommandError("usage.identity", f"--count {options.count} is too many", f"at most {MOST_DEVICES}")
+    if not _PREFIX.fullmatch(options.id_prefix):
+        hint = "small letters, digits and dashes, as in gw-"
+        raise CommandError("usage.identity", f"no id begins with --id-prefix {options.id_prefix!r}", hint)
     if options.id_from and options.single_user:
         hint = "give --id: a device in a directory is laid down at once"
         raise CommandError("usage.identity", "--id-from is for what boots later", hint)
@@ -161,20 +168,36 @@ def image_of(text: str) -> tuple[Path, int | None]:
 
 
 def _variables(pairs: list[str], file: Path | None) -> dict[str, str]:
-    """Environment variables of the file, then of the flags. `usage.environment` for what is not KEY=VALUE."""
-    lines = list(pairs)
-    if file:
-        text = read_file(file, "the environment").decode("utf-8", "replace")
-        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")] + lines
+    """Environment variables of the file, then of the flags. `usage.environment` for what is not KEY=VALUE; nothing of
+    the file is shown, for secrets are in it."""
     variables: dict[str, str] = {}
-    for line in lines:
-        key, equals, value = line.partition("=")
-        if not equals or not key.isidentifier() or not key.isascii() or os.linesep in value or "\0" in value:
-            raise CommandError(
-                "usage.environment", f"{key!r} is not set to anything", "KEY=VALUE, as in --env PORT=8080"
-            )
+    lines = _text(file, "the environment", "usage.environment").split("\n") if file else []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith("#"):
+            key, value = _variable(line.removesuffix("\r"), f"{file}, line {number}")
+            variables[key] = value
+    for pair in pairs:
+        key, value = _variable(pair, f"--env {pair.partition('=')[0]!r}")
         variables[key] = value
     return variables
+
+
+def _variable(line: str, where: str) -> tuple[str, str]:
+    key, equals, value = line.partition("=")
+    if not equals or not _VARIABLE.fullmatch(key):
+        raise CommandError("usage.environment", f"{where}: this is not KEY=VALUE", "such as PORT=8080")
+    if not value.isprintable():
+        what = "a NUL" if "\0" in value else "a character that has no place in a line of text"
+        raise CommandError("usage.environment", f"{where}: there is {what} in the value", "give one line of text")
+    return key, value
+
+
+def _text(file: Path, what: str, code: str) -> str:
+    """A file in UTF-8. `file.unreadable`, or `code`."""
+    try:
+        return read_file(file, what).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CommandError(code, f"{file} is not UTF-8", "give a text file") from None
 
 
 def _given(certificate: Path | None, key: Path | None) -> dict[str, str]:
@@ -201,6 +224,14 @@ def _token(file: Path | None) -> str:
     return token
 
 
+def life_of(text: str) -> int:
+    """Seconds that a token is to be good. Error `usage.duration`."""
+    life_s = parse_duration(text)
+    if life_s > LONGEST_LIFE_S:
+        raise CommandError("usage.duration", f"--expires {text} is too long for a token", "at most 366d")
+    return life_s
+
+
 def _file(text: str) -> dict[str, str]:
     source, colon, rest = text.partition(":/")
     path, more, mode = ("/" + rest).partition(":")
@@ -214,26 +245,29 @@ def _file(text: str) -> dict[str, str]:
 
 
 def _wifi(options: FlashOptions) -> dict[str, str]:
-    if not options.wifi_ssid:
+    if options.wifi_ssid is None:
         if options.wifi_psk_file or options.wifi_country:
             raise CommandError("usage.network", "which wireless network?", "add --wifi-ssid SSID")
         return {}
+    _said("--wifi-ssid", options.wifi_ssid)
     key = _secret(options.wifi_psk_file, "the passphrase")
     return {"ssid": options.wifi_ssid, "psk": key, "country": options.wifi_country}
 
 
 def _apn(options: FlashOptions) -> dict[str, str]:
-    if not options.apn:
+    if options.apn is None:
         if options.apn_user or options.apn_password_file:
             raise CommandError("usage.network", "which access point?", "add --apn NAME")
         return {}
+    _said("--apn", options.apn)
     password = _secret(options.apn_password_file, "the password")
     return {"apn": options.apn, "user": options.apn_user, "password": password}
 
 
-def _proxy(typed: str, file: Path | None) -> str:
-    if typed and file:
+def _proxy(typed: str | None, file: Path | None) -> str:
+    if typed is not None and file:
         raise CommandError("usage.network", "one proxy is enough", "give --proxy or --proxy-file")
+    _said("--proxy", typed)
     url = typed or _secret(file, "the proxy")
     if not url:
         return ""
@@ -251,7 +285,19 @@ def _proxy(typed: str, file: Path | None) -> str:
 
 
 def _secret(file: Path | None, what: str) -> str:
-    return read_file(file, what).decode("utf-8", "replace").strip("\r\n") if file else ""
+    if file is None:
+        return ""
+    text = _text(file, what, "usage.network").strip("\r\n")
+    if not text:
+        hint = "leave the option away, or fill the file"
+        raise CommandError("usage.network", f"{file} is empty, and {what} should be in it", hint)
+    return text
+
+
+def _said(flag: str, value: str | None) -> None:
+    """Refuse what is given and says nothing: a variable that a script has not set would make an open network."""
+    if value is not None and not value.strip():
+        raise CommandError("usage.network", f"{flag} is empty", f"leave {flag} away, or say which")
 
 
 def _bundle(file: Path | None) -> "Bundle | None":

@@ -96,6 +96,9 @@ def test_identities_that_were_made_for_a_manifest_are_laid_down_by_serial(
         ("id,serial,root\np-s,,one\n,S,two\n", ("--id-prefix", "p-"), "flash.batch", "line 3, column serial"),
         ("id,root\nbad-1,one\n", ("--id", "x"), "usage.batch", "--id does not go with --batch"),
         ("id,root\nbad-1,one\n", ("--root", "x"), "usage.batch", "--root"),
+        ("id,root\nbad-1,one\n", ("--count", "2"), "usage.batch", "--count"),
+        ("id,root\nbad-1,one\n", ("--expires", "9999d"), "usage.duration", "--expires 9999d"),
+        ("id,root,ssh\nbad-1,one,\nbad-2,,h:99999\n", (), "flash.batch", "line 3, column ssh"),
     ],
 )
 def test_a_manifest_that_is_wrong_does_nothing(

@@ -89,6 +89,14 @@ def test_an_image_may_name_its_partition(text: str, found: tuple[str, int | None
         ({"id": "gw-1", "proxy": "http://proxy:x"}, "usage.network"),
         ({"id": "gw-1", "proxy": "http://me:secret@proxy:3128"}, "usage.network"),
         ({"id": "gw-1", "expires": "soon"}, "usage.duration"),
+        ({"id": "gw-1", "expires": "367d"}, "usage.duration"),
+        ({"id_from": "serial", "count": 100_001}, "usage.identity"),
+        ({"id_from": "serial", "id_prefix": "A_"}, "usage.identity"),
+        ({"id": "gw-1", "proxy": ""}, "usage.network"),
+        ({"id": "gw-1", "wifi_ssid": ""}, "usage.network"),
+        ({"id": "gw-1", "apn": " "}, "usage.network"),
+        ({"id": "gw-1", "environment": ["A=x\0y"]}, "usage.environment"),
+        ({"id": "gw-1", "environment": ["A=x\ny"]}, "usage.environment"),
         ({"id": "gw-1", "bundle": Path("/nowhere")}, "bundle.not_found"),
     ],
 )
@@ -99,6 +107,45 @@ def test_what_cannot_be_meant_is_refused(given: Given, code: str) -> None:
         Order.of(FlashOptions(**given))
     assert caught.value.code == code
     assert "secret" not in f"{caught.value.message}{caught.value.hint}"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe\n"])
+@pytest.mark.parametrize("option", ["proxy_file", "wifi_psk_file", "apn_password_file"])
+def test_a_secret_that_is_empty_or_no_text_is_not_taken_for_none(tmp_path: Path, option: str, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    said: Given = {"id": "gw-1", "wifi_ssid": "plant", "apn": "internet", option: tmp_path / "file"}
+    with pytest.raises(CommandError, match=str(tmp_path / "file")) as refused:
+        Order.of(FlashOptions(**said))
+    assert refused.value.code == "usage.network"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"# a comment\nA=1\nPASSWORD secret\n", "line 3"),
+        (b"\r\nA=1\r\n2secret=3\n", "line 3"),
+        (b"A=sec\0ret", "line 1: there is a NUL"),
+        (b"A=sec\x1bret", "line 1"),
+        (b"A=secret\xff\n", "is not UTF-8"),
+    ],
+)
+def test_a_line_of_the_environment_is_told_by_its_number_alone(tmp_path: Path, content: bytes, named: str) -> None:
+    (tmp_path / "app.env").write_bytes(content)
+    with pytest.raises(CommandError) as refused:
+        Order.of(FlashOptions(id="gw-1", env_file=tmp_path / "app.env"))
+    assert refused.value.code == "usage.environment"
+    assert named in refused.value.message
+    assert str(tmp_path / "app.env") in refused.value.message
+    assert not {"secret", "PASSWORD"} & set(refused.value.message.split())
+    assert "secret" not in refused.value.message + refused.value.hint
+
+
+def test_an_environment_may_be_empty_and_flags_win_over_it(tmp_path: Path) -> None:
+    (tmp_path / "app.env").write_bytes(b"")
+    assert Order.of(FlashOptions(id="gw-1", env_file=tmp_path / "app.env")).words["env"] == {}
+    (tmp_path / "app.env").write_bytes(b"\xef\xbb\xbfA=1\r\nB=x=y \n")
+    order = Order.of(FlashOptions(id="gw-1", env_file=tmp_path / "app.env", environment=["A=2"]))
+    assert order.words["env"] == {"A": "2", "B": "x=y "}
 
 
 @pytest.mark.parametrize("content", ["", "hello\n", "A" * 43, "enrol-" + "A" * 42])
