@@ -98,7 +98,10 @@ def parser() -> "argparse.ArgumentParser":
     text = "Lay the device down; settings are JSON on standard input."
     laid = command("setup", text, "setup --root DIR <settings.json")
     text = "take them from provision.json, and work out which device this is; each boot does that"
-    laid.add_argument("--first-boot", action="store_true", help=text)
+    way = laid.add_mutually_exclusive_group()
+    way.add_argument("--first-boot", action="store_true", help=text)
+    text = "only check the settings, and write nothing; those that the server knows may be missing"
+    way.add_argument("--check", action="store_true", help=text)
     text = "Make the device forget who it was, its releases and their data, for another owner or for the bin."
     gone = command("decommission", text, "decommission --yes")
     gone.add_argument("--yes", action="store_true", help="do not ask")
@@ -132,10 +135,18 @@ def do(asked: "argparse.Namespace") -> int:
         "stop": lambda: commands.stop_or_start(root, "stop", as_json),
         "start": lambda: commands.stop_or_start(root, "start", as_json),
         "diagnose": lambda: commands.diagnose(root, asked.out and os.path.abspath(asked.out), as_json),
-        "setup": lambda: commands.first_boot(root) if asked.first_boot else commands.setup(root, sys.stdin),
+        "setup": lambda: _set_up(root, asked),
         "decommission": lambda: commands.decommission(root, asked.yes, as_json),
     }
     return actions[asked.command]()
+
+
+def _set_up(root: str, asked: "argparse.Namespace") -> int:
+    from beamfleet_agent import device_commands as commands
+
+    if asked.first_boot:
+        return commands.first_boot(root)
+    return commands.check_setup(root, sys.stdin) if asked.check else commands.setup(root, sys.stdin)
 
 
 def _become_resident(root: str) -> int:

@@ -43,17 +43,21 @@ def wifi(root: str, words: dict[str, str]) -> tuple[list[GivenFile], dict[str, s
 
 def modem(root: str, words: dict[str, str]) -> list[GivenFile]:
     """The files that make a modem dial. Errors: `setup.words`, `setup.no_network`."""
-    name = words.get("apn", "")
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name):
-        raise AgentError("setup.words", "apn is no name of an access point", "letters, digits, dots and dashes")
-    for key in ("user", "password"):
-        if not words.get(key, "").isprintable() or len(words.get(key, "")) > 64:
-            raise AgentError("setup.words", f"the {key} of apn is not a line of text", "use at most 64 characters")
+    name = _access_point(words)
     if not system_root.command(root, "NetworkManager") or not system_root.command(root, "ModemManager"):
         hint = "install NetworkManager and ModemManager, or lay files of your own with --file"
         raise AgentError("setup.no_network", f"nothing in {root or '/'} that we know makes a modem dial", hint)
     gsm = {"apn": name, "username": words.get("user", ""), "password": words.get("password", "")}
     return [_keyfile("gsm", {"gsm": {key: value for key, value in gsm.items() if value}})]
+
+
+def check(wifi: dict[str, str], modem: dict[str, str]) -> None:
+    """Refuse words that no service could take, whichever a device has; {}: there is no such network. Error
+    `setup.words`."""
+    if wifi:
+        _network(wifi)
+    if modem:
+        _access_point(modem)
 
 
 def heed() -> None:
@@ -69,6 +73,16 @@ def heed() -> None:
         if shutil.which(command[0]):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_HEED_S)
+
+
+def _access_point(words: dict[str, str]) -> str:
+    name = words.get("apn", "")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name):
+        raise AgentError("setup.words", "apn is no name of an access point", "letters, digits, dots and dashes")
+    for key in ("user", "password"):
+        if not words.get(key, "").isprintable() or len(words.get(key, "")) > 64:
+            raise AgentError("setup.words", f"the {key} of apn is not a line of text", "use at most 64 characters")
+    return name
 
 
 def _network(words: dict[str, str]) -> tuple[bytes, str, str]:

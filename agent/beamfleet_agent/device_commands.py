@@ -121,11 +121,7 @@ def setup(root: str, source: TextIO) -> int:
     from beamfleet_agent.provisioning import remove_provision
     from beamfleet_agent.setup import set_up
 
-    try:
-        words = json.load(source)
-    except ValueError as error:
-        hint = "give a JSON object on standard input"
-        raise AgentError("setup.words", f"the settings are not JSON: {error}", hint) from None
+    words = _words(source)
     place = Paths(root).settings
     try:
         before = settings.load(place)
@@ -139,6 +135,23 @@ def setup(root: str, source: TextIO) -> int:
         client.ask(Paths(root, after.app), {"do": "enrol"}, _silent)
     print(json.dumps({**answer, "restart": running and before != after}))
     return 0
+
+
+def check_setup(root: str, source: TextIO) -> int:
+    """Refuse what `setup` would refuse of the words; one JSON object on standard output, and nothing is done."""
+    from beamfleet_agent.setup import check
+
+    check(root, _words(source))
+    print(json.dumps({"good": True}))
+    return 0
+
+
+def _words(source: TextIO) -> Any:
+    try:
+        return json.load(source)
+    except ValueError as error:
+        hint = "give a JSON object on standard input"
+        raise AgentError("setup.words", f"the settings are not JSON: {error}", hint) from None
 
 
 def first_boot(root: str) -> int:

@@ -18,7 +18,7 @@ from beamfleet_bundles import durable, pki
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.filesystem import Mount, mount_of
 
-from beamfleet_agent import abilities, device_id, settings, setup_words, system_root
+from beamfleet_agent import abilities, connections, device_id, settings, setup_words, system_root
 from beamfleet_agent.directory_device import run_script
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.given_files import GivenFiles
@@ -50,14 +50,7 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
         raise AgentError("setup.words", "a system that is off does not know its id", hint)
     given["device"] = given["device"] or device_id.candidates(given["id_from"], given["id_prefix"])[0]
     paths = Paths(root, given["app"])
-    given["proxy"], proxy_secret = split(given["proxy"])
-    document = {key: given[key] for key in IN_TOML} | ({"server": given["server"]} if given["server"] else {})
-    document |= {key: given[key] for key in IN_TOML_IF_GIVEN if given[key] != setup_words.WORDS[key][1]}
-    settings.check(document)
-    deadline_s = given["trial_deadline_s"] or max(60, 2 * given["trial_s"] + START_MARGIN_S)
-    if deadline_s < given["trial_s"] + START_MARGIN_S:
-        hint = f"use at least trial_s + {START_MARGIN_S}: the release has to start before it can be well"
-        raise AgentError("setup.words", f"trial_deadline_s = {deadline_s} is too short for trial_s", hint)
+    document, deadline_s, proxy_secret = _settled(given)
     root_json = setup_words.root_json(given["root_json_base64"])
     directories = _directories(paths, runs=not system)
     for place in directories:
@@ -104,6 +97,38 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
     }
 
 
+def check(root: str, words: Any) -> None:
+    """Refuse what `set_up` would refuse of the words alone; those that only the server knows may be missing. Asks the
+    disk only for a device in the directory `root`, and writes nothing. Errors as those of `set_up`."""
+    given = setup_words.checked(words, whole=False)
+    given["device"] = given["device"] or f"{given['id_prefix']}0"  # any that it might work out
+    paths = Paths(root, given["app"])
+    _settled(given)
+    if given["root_json_base64"]:
+        setup_words.root_json(given["root_json_base64"])
+    in_directory = bool(root) and given["single_user"]
+    _pair(given, Path(paths.pair) if in_directory else None)
+    if in_directory:
+        _filesystem(paths, given["allow_unsafe_filesystem"])
+        GivenFiles(root, given, in_directory=True)
+    else:
+        connections.check(given["wifi"], given["apn"])
+
+
+def _settled(given: dict[str, Any]) -> tuple[dict[str, Any], int, str]:
+    """(what agent.toml will say, when a trial ends, USER:PASSWORD of the proxy or ""). Errors `agent.settings`,
+    `setup.words`."""
+    given["proxy"], proxy_secret = split(given["proxy"])
+    document = {key: given[key] for key in IN_TOML} | ({"server": given["server"]} if given["server"] else {})
+    document |= {key: given[key] for key in IN_TOML_IF_GIVEN if given[key] != setup_words.WORDS[key][1]}
+    settings.check(document)
+    deadline_s = given["trial_deadline_s"] or max(60, 2 * given["trial_s"] + START_MARGIN_S)
+    if deadline_s < given["trial_s"] + START_MARGIN_S:
+        hint = f"use at least trial_s + {START_MARGIN_S}: the release has to start before it can be well"
+        raise AgentError("setup.words", f"trial_deadline_s = {deadline_s} is too short for trial_s", hint)
+    return document, deadline_s, proxy_secret
+
+
 def _device_files(paths: Paths) -> None:
     package = resources.files("beamfleet_agent") / "device"
     for name, mode in DEVICE_FILES.items():
@@ -113,8 +138,8 @@ def _device_files(paths: Paths) -> None:
         durable.replace(Path(paths.lib, name), source.read_bytes(), mode)
 
 
-def _pair(given: dict[str, Any], place: Path) -> bytes:
-    """Certificate and key that were made elsewhere, as the device keeps them; empty if none are given.
+def _pair(given: dict[str, Any], place: Path | None) -> bytes:
+    """Certificate and key that were made elsewhere, as the device keeps them in `place`; empty if none are given.
 
     Errors `setup.words`, `setup.enrolled`.
     """
@@ -131,7 +156,7 @@ def _pair(given: dict[str, Any], place: Path) -> bytes:
         hint = "give the certificate that was made for this device"
         raise AgentError("setup.words", f"the given certificate is for {facts.name!r}, not for {given['device']}", hint)
     pair = pki.join_pair(certificate, key)
-    if place.exists() and place.read_bytes() != pair:
+    if place and place.exists() and place.read_bytes() != pair:
         hint = f"remove {place} first, if the device is to forget who it was"
         raise AgentError("setup.enrolled", "this device has a certificate of its own already", hint)
     return pair

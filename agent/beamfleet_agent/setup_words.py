@@ -61,8 +61,9 @@ class GivenFile(NamedTuple):
     data: bytes
 
 
-def checked(words: Any) -> dict[str, Any]:
-    """All words, defaults filled in; whose id it is remains open. Errors `setup.words`, `setup.environment`."""
+def checked(words: Any, *, whole: bool = True) -> dict[str, Any]:
+    """All words, defaults filled in; whose id it is remains open. Not `whole`: those that must be given may be missing,
+    and are empty. Errors `setup.words`, `setup.environment`."""
     if not isinstance(words, dict):
         raise AgentError("setup.words", "the settings are not a JSON object", "give them on standard input")
     if unknown := sorted(set(words) - set(WORDS)):
@@ -71,6 +72,7 @@ def checked(words: Any) -> dict[str, Any]:
     for key, (kind, default) in WORDS.items():
         value = words.get(key)
         value = default if value is None else value
+        value = kind() if value is None and not whole else value
         if value is None:
             raise AgentError("setup.words", f"the setting {key} is missing", "give it on standard input")
         if type(value) is not kind:
@@ -84,7 +86,7 @@ def checked(words: Any) -> dict[str, Any]:
         if not _NAME.fullmatch(name) or not isinstance(value, str) or not value.isprintable():
             hint = "use NAME=VALUE with letters, digits and _ in the name, and a value of one line"
             raise AgentError("setup.environment", f"{name!r} cannot be set in app.env", hint)
-    if "BEGIN CERTIFICATE" not in given["ca_pem"]:
+    if "BEGIN CERTIFICATE" not in given["ca_pem"] and (whole or given["ca_pem"]):
         raise AgentError("setup.words", "ca_pem is not a certificate in PEM", "give the fleet's authority")
     for key, names in (("wifi", ("ssid", "psk", "country", "interface")), ("apn", ("apn", "user", "password"))):
         _closed(key, given[key], names)

@@ -16,7 +16,7 @@ from beamfleet_agent import setup as module
 from beamfleet_agent.errors import AgentError
 from beamfleet_agent.paths import Paths
 from beamfleet_agent.settings import Server, load
-from beamfleet_agent.setup import set_up
+from beamfleet_agent.setup import check, set_up
 from beamfleet_bundles.filesystem import Mount, mount_of
 
 from tests.agent.device import lay_down, words
@@ -94,6 +94,37 @@ def test_what_is_wrong_is_refused_by_name_and_nothing_is_written(
     assert not (tmp_path / "device").exists()
 
 
+def test_words_are_checked_without_what_the_server_knows_and_nothing_is_written(tmp_path: Path) -> None:
+    known = {"ca_pem", "root_json_base64"}
+    mine = {key: value for key, value in words("gw-1").items() if key not in known}
+    check(str(tmp_path / "device"), mine)
+    check("", {**mine, "single_user": False, "device": None, "id_from": "serial", "wifi": {"ssid": "plant"}})
+    assert not (tmp_path / "device").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "named"),
+    [
+        ({"keepalive_s": 99_999_999}, "agent.settings", "keepalive_s = 99999999 is out of range"),
+        ({"trial_s": 999_999_999}, "agent.settings", "trial_s = 999999999 is out of range"),
+        ({"trial_s": 60, "trial_deadline_s": 2}, "setup.words", "trial_deadline_s = 2 is too short"),
+        ({"proxy": "http://h:1/path"}, "agent.settings", "proxy is not http://HOST:PORT"),
+        ({"wifi": {"ssid": "x"}}, "setup.words", "no network of its own"),
+        ({"wifi": {"ssid": "x", "country": "Germany"}, "single_user": False}, "setup.words", "code of two letters"),
+        ({"apn": {"apn": "a b"}, "single_user": False}, "setup.words", "no name of an access point"),
+        ({"certificate_pem": "text", "key_pem": "text"}, "setup.words", "the given identity is no good"),
+        ({"env": {"A": "x\ny"}}, "setup.environment", "'A'"),
+        ({"device": None, "id_from": "serial", "id_prefix": "A_"}, "agent.settings", "'A_0' is not a device id"),
+        ({"ca_pem": "nonsense"}, "setup.words", "ca_pem is not a certificate"),
+    ],
+)
+def test_a_check_refuses_as_setup_does(tmp_path: Path, change: dict[str, Any], code: str, named: str) -> None:
+    with pytest.raises(AgentError) as refusal:
+        check(str(tmp_path / "device"), {**words("gw-1"), **change})
+    assert (refusal.value.code, named in refusal.value.message) == (code, True), refusal.value
+    assert not (tmp_path / "device").exists()
+
+
 def test_settings_that_are_no_object_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match=r"not a JSON object.*setup\.words"):
         set_up(str(tmp_path), ["device"])
@@ -153,6 +184,9 @@ def test_the_command_takes_json_and_answers_with_one_object(tmp_path: Path) -> N
     assert refused.returncode == 1
     assert set(json.loads(refused.stdout)["error"]) == {"code", "message", "hint"}
     assert json.loads(agent("setup", "--root", str(tmp_path), text="nonsense").stdout)["error"]["code"] == "setup.words"
+    new = str(tmp_path / "new")
+    checked = agent("setup", "--check", "--root", new, text='{"device": "gw-1", "allow_unsafe_filesystem": true}')
+    assert (checked.returncode, json.loads(checked.stdout), Path(new).exists()) == (0, {"good": True}, False)
 
 
 class TestTheRunScript:

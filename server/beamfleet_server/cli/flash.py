@@ -76,15 +76,16 @@ def flash_one(
     options: FlashOptions,
     agreed: Agree = lambda _: True,
     progress: "Progress" = lambda *_: None,
+    told: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Look, check, plan, act; what `-o json` prints, or {"plan": Plan} after a dry run. Prints nothing, and asks nobody
-    but `agreed`. Errors: `usage.*`, `flash.*`, `setup.*` and the server's."""
+    but `agreed`; `told` hears of a token that is made. Errors: `usage.*`, `flash.*`, `setup.*` and the server's."""
     from beamfleet_server.flash.errors import UnfitError
 
     kind = check_target(options)
     order = Order.of(options)
     if kind == "deb":
-        return _pack(session, options, order)
+        return _pack(session, options, order, told)
     with _target(kind, options, progress) as target:
         facts = target.facts()
         if options.remove:
@@ -92,12 +93,13 @@ def flash_one(
         package, found = _judge(facts, options, order)
         if found := [*target.problems(), *found]:
             raise UnfitError(found)
+        _check_words(options, order)
         plan = _plan(kind, target, facts, options, order, package)
         if options.dry_run:
             return {"plan": plan}
         if not agreed(plan):
             raise typer.Abort
-        return _act(session, options, order, plan, target, progress)
+        return _act(session, options, order, plan, target, progress, told)
 
 
 def addresses(listeners: Mapping[str, Mapping[str, Any]], server: str) -> dict[str, str]:
@@ -182,6 +184,13 @@ def _judge(facts: "TargetFacts", options: FlashOptions, order: Order) -> "tuple[
     return package, found
 
 
+def _check_words(options: FlashOptions, order: Order) -> None:
+    """Refuse what the agent's setup would refuse, before there is a token and before anything is done."""
+    from beamfleet_server.flash import agent_setup
+
+    agent_setup.check(options.root if options.single_user else None, order.words | order.given)
+
+
 def _plan(
     kind: str, target: "Target", facts: "TargetFacts", options: FlashOptions, order: Order, package: "Package | None"
 ) -> "Plan":
@@ -240,7 +249,13 @@ def _agreed(session: Session, options: FlashOptions, plan: "Plan") -> bool:
 
 
 def _act(
-    session: Session, options: FlashOptions, order: Order, plan: "Plan", target: "Target", progress: "Progress"
+    session: Session,
+    options: FlashOptions,
+    order: Order,
+    plan: "Plan",
+    target: "Target",
+    progress: "Progress",
+    told: Callable[[str], None],
 ) -> dict[str, Any]:
     facts = plan.facts
     enrolled = facts.enrolled and bool(order.device)
@@ -248,7 +263,7 @@ def _act(
     target.prepare(progress)
     if plan.package:
         target.install(plan.package.path)
-    words = order.words | known | order.given | _token(session, options, order, enrolled)
+    words = order.words | known | order.given | _token(session, options, order, told, enrolled=enrolled)
     answer: dict[str, Any] = {}
     if _later(options, facts):
         target.provision(words)
@@ -301,7 +316,9 @@ def _known(session: Session) -> dict[str, Any]:
     }
 
 
-def _token(session: Session, options: FlashOptions, order: Order, enrolled: bool) -> dict[str, str]:
+def _token(
+    session: Session, options: FlashOptions, order: Order, told: Callable[[str], None], *, enrolled: bool
+) -> dict[str, str]:
     if enrolled or options.approval or order.given:
         return {}
     if order.token:
@@ -311,15 +328,17 @@ def _token(session: Session, options: FlashOptions, order: Order, enrolled: bool
     else:
         wish = {"count": options.count, "prefix": options.id_prefix, "labels": order.labels}
         made = session.client.post("/tokens", wish | {"expires_in_s": order.life_s})
+    told(str(made["token"]))
     return {"token": str(made["token"])}
 
 
-def _pack(session: Session, options: FlashOptions, order: Order) -> dict[str, Any]:
+def _pack(session: Session, options: FlashOptions, order: Order, told: Callable[[str], None]) -> dict[str, Any]:
     from beamfleet_server.flash import deb
 
     if options.deb is None or options.dry_run:
         raise CommandError("usage.target", "--dry-run is for a target", "--deb only writes a file")
-    words = order.words | _known(session) | order.given | _token(session, options, order, enrolled=False)
+    _check_words(options, order)
+    words = order.words | _known(session) | order.given | _token(session, options, order, told, enrolled=False)
     made = deb.write(options.deb, words, options.bundle)
     return {
         "device": order.device,

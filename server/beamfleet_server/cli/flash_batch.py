@@ -6,26 +6,22 @@ the report says is done is left out.
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from beamfleet_bundles.errors import BeamfleetError
 
-from beamfleet_server.cli.errors import ERROR, CommandError, RemoteError
+from beamfleet_server.cli.errors import ERROR, CommandError
 from beamfleet_server.cli.flash_manifest import Job, jobs_of
 from beamfleet_server.cli.flash_options import FlashOptions
-from beamfleet_server.cli.flash_order import Order
 from beamfleet_server.cli.labels import parse_labels
 from beamfleet_server.cli.output import Column, Item
 from beamfleet_server.cli.session import Session
-from beamfleet_server.cli.tokens import create_token
 
 if TYPE_CHECKING:
     from beamfleet_server.flash.batch_report import Record, Report
@@ -173,9 +169,11 @@ def _one(session: Session, job: Job, report: "Report", tokens: dict[int, str] | 
     from beamfleet_server.flash.errors import UnfitError
 
     state, code, message, fingerprint = DONE, "", "", job.fingerprint
+    made: list[str] = []
     try:
-        with _told_token(session, job, tokens) as options:
-            fingerprint = str(flash_one(session, options)["fingerprint"])
+        fingerprint = str(flash_one(session, job.options, told=made.append)["fingerprint"])
+        if tokens is not None and made:
+            tokens[job.line.number] = made[0]
     except UnfitError as error:
         state, code = FAILED, error.code
         message = "; ".join([error.message, *(f"{other.message} ({other.code})" for other in error.others)])
@@ -189,28 +187,6 @@ def _one(session: Session, job: Job, report: "Report", tokens: dict[int, str] | 
     record = Record(*who, state, code, message, fingerprint, line.digest)
     report.append(record)
     return record
-
-
-@contextmanager
-def _told_token(session: Session, job: Job, tokens: dict[int, str] | None) -> Iterator[FlashOptions]:
-    """The options of a job; where tokens are asked for, with a new one, which is told when the device is flashed."""
-    options = job.options
-    if tokens is None or options.certificate or options.token_file or options.approval:
-        yield options
-        return
-    life_s = Order.of(options).life_s
-    try:
-        made = create_token(session.client, options.id, parse_labels(options.labels or ()), life_s, options.replace)
-    except RemoteError as error:
-        if error.code != "device.exists":
-            raise
-        yield options  # what is enrolled already needs none; anything else is refused there
-        return
-    with NamedTemporaryFile() as file:  # of mode 0600
-        file.write(made["token"].encode())
-        file.flush()
-        yield replace(options, token_file=Path(file.name), labels=None)
-    tokens[job.line.number] = made["token"]
 
 
 def _show_plans(session: Session, jobs: Sequence[Job]) -> None:

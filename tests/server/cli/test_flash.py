@@ -135,6 +135,27 @@ def test_what_the_setup_refuses_comes_with_its_own_code(owner: Operator, capsys:
     assert (refused.code, code_of(refused)) == (1, "setup.words")
 
 
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--keepalive", "99999999"], "--keepalive = 99999999"),
+        (["--trial-s", "999999999"], "--trial-s = 999999999"),
+        (["--trial-s", "60", "--trial-deadline-s", "2"], "--trial-deadline-s = 2"),
+        (["--proxy", "http://h:1/path"], "http://HOST:PORT"),
+        (["--wifi-ssid", "x"], "leave --wifi-ssid and --apn"),
+    ],
+)
+def test_what_the_setup_would_refuse_is_refused_by_a_dry_run_and_before_there_is_a_token(
+    owner: Operator, capsys: Capture, tmp_path: Path, more: list[str], named: str
+) -> None:
+    for dry in ([], ["--dry-run"]):
+        refused = owner.run(*words(tmp_path / "device", "flashed-14", *more, *dry), capsys=capsys)
+        assert (refused.code, named in refused.err) == (1, True), refused.err
+    assert not (tmp_path / "device").exists()
+    tokens = owner.run("token", "list", "-o", "json", capsys=capsys).json
+    assert "flashed-14" not in {each["device"] for each in tokens}
+
+
 @pytest.fixture
 def arguments() -> list[str]:
     """The arguments of every child process that this one starts from now on."""
