@@ -265,7 +265,7 @@ def test_an_unfit_image_is_refused_with_the_remedy_and_stays_as_it_is(
     run("mkfs.ext4", "-q", "-F", empty)
     expected = {
         plain: "flash.filesystem", full: "flash.space", read_only: "flash.partition", packed: "flash.compressed",
-        nothing: "flash.partition", empty: "flash.no_root",
+        nothing: "flash.image", empty: "flash.no_root",
     }  # fmt: skip
     for path, code in expected.items():
         before = digest(path)

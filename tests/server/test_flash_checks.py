@@ -7,7 +7,7 @@ from pathlib import Path
 import beamfleet_server
 import pytest
 from beamfleet_bundles.manifest import Requires
-from beamfleet_server.flash import checks, errors, packages
+from beamfleet_server.flash import checks, errors, looking, packages
 from beamfleet_server.flash.checks import Wish, problems
 from beamfleet_server.flash.facts import Filesystem, TargetFacts, facts_of, version
 
@@ -93,6 +93,25 @@ def test_all_problems_are_told_at_once() -> None:
     assert [problem.code for problem in problems(unfit, WISH)] == [
         "flash.python", "flash.init", "flash.read_only", "flash.space",
     ]  # fmt: skip
+
+
+def test_why_a_directory_is_no_root_is_told_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("empty", "half/etc", "bare/etc", "bare/usr"):
+        (tmp_path / folder).mkdir(parents=True)
+    reasons = {
+        "missing": "it is not there", "file": "it is a file", "empty": "it is empty", "half": "it has no /usr",
+        "bare": "neither a shell nor an init",
+    }  # fmt: skip
+    for name, why in reasons.items():
+        facts = looking.look(tmp_path / name)
+        (problem,) = problems(facts, replace(WISH, name=str(tmp_path / name), in_directory=True))
+        assert problem.code == "flash.no_root"
+        assert str(tmp_path / name) in problem.message
+        assert why in problem.message
+        assert ("--single-user" in problem.hint) == (name == "empty")
+        (problem,) = problems(facts, WISH)
+        assert "--single-user" not in problem.hint, "an image is no directory"
 
 
 def test_what_is_no_root_has_no_further_faults() -> None:

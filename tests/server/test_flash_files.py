@@ -206,6 +206,21 @@ def test_a_directory_device_is_removed_and_wiped(tmp_path: Path) -> None:
     assert sorted(files(tmp_path)) == ["mine"]
 
 
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_a_file_is_no_directory_for_a_device(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    (problem,) = DirectoryTarget(tmp_path / path).problems()
+    assert problem.message == f"{tmp_path}/file is a file, and no directory"
+
+
+def test_where_no_device_is_nothing_is_removed(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "missing"):
+        assert removal.nothing(root) is not None
+    assert removal.remove_directory(tmp_path, wiped=True) == []
+    (tmp_path / "etc/beamfleet").mkdir(parents=True)
+    assert removal.nothing(tmp_path) is None
+
+
 def test_a_whole_system_is_no_device_in_a_directory_and_no_link_of_it_is_followed_out(tmp_path: Path) -> None:
     root, theirs = tmp_path / "root", tmp_path / "theirs/beamfleet"
     for folder in (root / "run", root / "var", theirs):

@@ -90,7 +90,7 @@ def flash_one(
         facts = target.facts()
         if options.remove:
             return _remove(kind, target, facts, options, agreed)
-        package, found = _judge(facts, options, order)
+        package, found = _judge(target.name, facts, options, order)
         if found := [*target.problems(), *found]:
             raise UnfitError(found)
         _check_words(options, order)
@@ -159,7 +159,7 @@ def _target(kind: str, options: FlashOptions, progress: "Progress") -> "Target":
     return SshTarget(options.ssh or "")
 
 
-def _judge(facts: "TargetFacts", options: FlashOptions, order: Order) -> "tuple[Package | None, list[Any]]":
+def _judge(name: str, facts: "TargetFacts", options: FlashOptions, order: Order) -> "tuple[Package | None, list[Any]]":
     """(the package that is to be installed, what stands against the target)."""
     from beamfleet_server.flash import checks, packages, shelf
 
@@ -170,6 +170,8 @@ def _judge(facts: "TargetFacts", options: FlashOptions, order: Order) -> "tuple[
     package = packages.choose(facts, shelved)
     needed = shelf.needed_bytes(package) + (2 * order.bundle.manifest.unpacked if order.bundle else 0)
     wish = checks.Wish(
+        name=name,
+        in_directory=options.root is not None,
         device=order.device,
         allow_unsafe_filesystem=options.allow_unsafe_filesystem,
         needed_bytes=needed,
@@ -355,9 +357,14 @@ def _remove(kind: str, target: "Target", facts: "TargetFacts", options: FlashOpt
     from beamfleet_server.flash import checks
     from beamfleet_server.flash.errors import UnfitError
     from beamfleet_server.flash.plan import Plan, removal
+    from beamfleet_server.flash.removal import nothing
 
-    other = checks.other_device(facts, options.id)
-    if found := [*target.problems(), *([other] if other else [])]:
+    if options.single_user and options.root:
+        missing = nothing(options.root)
+    else:
+        missing = checks.no_root(facts, checks.Wish(target.name, in_directory=options.root is not None))
+    against = (missing, checks.other_device(facts, options.id))
+    if found := [*target.problems(), *(each for each in against if each)]:
         raise UnfitError(found)
     plan = Plan(target.name, kind, facts.device, facts, None, removal(facts, options.wipe))
     if options.dry_run:

@@ -4,6 +4,7 @@ Asks no server and looks at no target. Secrets come from files and end in `words
 """
 
 import base64
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,10 +161,13 @@ def check_target(options: FlashOptions) -> str:
 
 
 def image_of(text: str) -> tuple[Path, int | None]:
-    """(the file, the partition) of FILE[:N]."""
+    """(the file, the partition) of FILE[:N]. `usage.target` for an N that is no number."""
     file, colon, number = text.rpartition(":")
     if colon and number.isdecimal() and number.isascii() and len(number) < 4:
         return Path(file), int(number)
+    if colon and not os.path.lexists(text) and Path(file).is_file():
+        hint = f"such as --image {file}:2; without a number the only partition with a Linux system is taken"
+        raise CommandError("usage.target", f"{number!r} is no number of a partition of {file}", hint)
     return Path(text), None
 
 

@@ -25,6 +25,7 @@ TOOLS = frozenset(
     }
 )  # fmt: skip
 """Commands that the launcher runs. Whether they can do all that it asks of them, the device's own setup tries."""
+NOT_THERE, IS_FILE, IS_EMPTY = "it is not there", "it is a file", "it is empty"
 INITS = ("systemd", "busybox", "sysvinit", "openrc")
 
 
@@ -32,6 +33,10 @@ INITS = ("systemd", "busybox", "sysvinit", "openrc")
 class Wish:
     """What is to be made of a target."""
 
+    name: str = "this"
+    """What people call it."""
+    in_directory: bool = False
+    """Whether it is a directory of this machine, and no image, card or machine."""
     device: str = ""
     """Its id; empty when it works that out itself."""
     allow_unsafe_filesystem: bool = False
@@ -48,11 +53,25 @@ def problems(facts: TargetFacts, wish: Wish) -> tuple[Problem, ...]:
     """All that stands against it; empty when it can be flashed. A target that is no root has that one problem only."""
     if facts.device and wish.device and facts.device != wish.device:
         return (_other_device(facts),)
-    if not facts.is_root:
-        hint = "mount the root file system there, or add --single-user for a device in a directory"
-        return (Problem("flash.no_root", "this is not the root of a Linux system: it has no /etc and /usr", hint),)
+    if problem := no_root(facts, wish):
+        return (problem,)
     judges = (_arch, _libc, _python, _init, _tools, _filesystem, _space, _clock, _release)
     return tuple(problem for judge in judges for problem in judge(facts, wish))
+
+
+def no_root(facts: TargetFacts, wish: Wish) -> Problem | None:
+    """That the target is no root of a Linux system at all."""
+    if facts.is_root:
+        return None
+    text = f"{wish.name} is not the root of a Linux system: {facts.not_root or 'it has no /etc and /usr'}"
+    hint = "give the root of a Linux system that can run an agent"
+    if facts.not_root == IS_FILE:
+        hint = "an image is flashed by --image, a card by --device"
+    elif facts.not_root == NOT_THERE:
+        hint = "give the directory where the root file system is mounted"
+    elif facts.not_root == IS_EMPTY and wish.in_directory:
+        hint = "mount the root file system there, or add --single-user for a device in a directory"
+    return Problem("flash.no_root", text, hint)
 
 
 def other_device(facts: TargetFacts, device: str) -> Problem | None:

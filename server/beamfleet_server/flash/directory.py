@@ -3,6 +3,7 @@
 Its agent is the one beside this Python. For trials, for demonstrations and for development.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,15 @@ class DirectoryTarget:
         return TargetFacts(device=device, enrolled=enrolled, python=sys.version_info[:2], python_path=sys.executable)
 
     def problems(self) -> Sequence[Problem]:
-        """That this is a whole system, whose /run is no start script."""
+        """That there can be no directory, or that this is a whole system, whose /run is no start script."""
+        place = self._root
+        while not os.path.lexists(place) and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            hint = "give a directory; it is made if it is not there"
+            return (Problem("flash.no_root", f"{place} is a file, and no directory", hint),)
+        if not os.access(place, os.W_OK | os.X_OK):
+            return (Problem("flash.no_root", f"nothing can be made in {place}", "give a directory that is yours"),)
         if not (self._root / "run").is_dir():
             return ()
         hint = "leave --single-user away, or take another directory"

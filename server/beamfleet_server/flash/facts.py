@@ -68,6 +68,8 @@ class TargetFacts:
     """Whether it is a running system, and not files."""
     is_root: bool = True
     """Whether this is the root of a Linux system at all."""
+    not_root: str = ""
+    """Why it is none, in a few words."""
     users: frozenset[str] = frozenset()
     """Names in its passwd, of those that the device needs."""
 

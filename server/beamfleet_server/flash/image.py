@@ -168,7 +168,14 @@ class ImageTarget:
 
     def _choose(self) -> None:
         size = os.lseek(self._file, 0, os.SEEK_END)
-        table = self._table(size) or (Partition(0, 0, size),)
+        found = self._table(size)
+        if not found and self._held is None and not partitions.filesystem_of(self._head_of(Partition(0, 0, size))):
+            raise FlashError(
+                "flash.image",
+                f"{self._shown} is no disk image: it has neither a partition table nor a file system that we know",
+                "give a raw image, unpacked",
+            )
+        table = found or (Partition(0, 0, size),)
         kinds = {part: partitions.filesystem_of(self._head_of(part)) for part in table}
         wanted = 0 if self._wanted is None and not table[0].number else self._wanted
         roots = [part for part, kind in kinds.items() if kind in MOUNTABLE] if wanted is None else []

@@ -10,7 +10,7 @@ from beamfleet_bundles.build import elf
 from beamfleet_bundles.errors import BundleError
 from beamfleet_bundles.filesystem import mount_of
 
-from beamfleet_server.flash.checks import TOOLS
+from beamfleet_server.flash.checks import IS_EMPTY, IS_FILE, NOT_THERE, TOOLS
 from beamfleet_server.flash.facts import Filesystem, TargetFacts, version
 from beamfleet_server.flash.identity import identity_in
 from beamfleet_server.flash.paths import inside, shown
@@ -38,7 +38,7 @@ def look(root: Path) -> TargetFacts:
     is_root = all(_directory(root, name) for name in ("etc", "usr")) and bool(shell or init)
     device, enrolled = identity_in(root)
     if not is_root:
-        return TargetFacts(is_root=False, device=device, enrolled=enrolled)
+        return TargetFacts(is_root=False, not_root=_not_root(root), device=device, enrolled=enrolled)
     image = next((found for place in (shell, init, _find(root, "ls")) if place and (found := _elf(place))), None)
     folders = list(_library_folders(root))
     libraries = frozenset(name for folder in folders for name in _names(folder) if ".so" in name)
@@ -90,6 +90,17 @@ def text(root: Path, path: str) -> str:
     except OSError:
         pass
     return ""
+
+
+def _not_root(root: Path) -> str:
+    if not os.path.lexists(root):
+        return NOT_THERE
+    if not root.is_dir():
+        return IS_FILE
+    if not _names(root):
+        return IS_EMPTY
+    missing = [f"/{name}" for name in ("etc", "usr") if not _directory(root, name)]
+    return f"it has no {' and no '.join(missing)}" if missing else "it has neither a shell nor an init"
 
 
 def _program(root: Path, path: str) -> Path | None:

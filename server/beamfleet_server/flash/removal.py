@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from beamfleet_server.flash.errors import FlashError
+from beamfleet_server.flash.facts import Problem
 from beamfleet_server.flash.looking import text
 from beamfleet_server.flash.paths import inside
 
@@ -50,8 +51,19 @@ def remove_directory(root: Path, wiped: bool) -> list[str]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise FlashError("flash.running", f"{root}/run is running", "end it first (TERM)") from None
-    (root / "run").unlink(missing_ok=True)
-    for place in (inside(root, LIB), runs):
-        if place and place.is_dir():
-            shutil.rmtree(place)
-    return ["launcher and start script are removed", *(wipe(root) if wiped else [])]
+    found = [place for place in (inside(root, LIB), runs) if place and place.is_dir()]
+    script = root / "run"
+    done = ["launcher and start script are removed"] if found or script.is_file() else []
+    script.unlink(missing_ok=True)
+    for place in found:
+        shutil.rmtree(place)
+    return [*done, *(wipe(root) if wiped else [])]
+
+
+def nothing(root: Path) -> Problem | None:
+    """That there is no device in a directory that could be taken away."""
+    places = [place for path in (LIB, VAR, SETTINGS) if (place := inside(root, path))]
+    if any(place.is_dir() for place in places) or (root / "run").is_file():
+        return None
+    text = f"there is no device in {root}, and nothing to remove"
+    return Problem("flash.no_root", text, "give the directory that was flashed with --single-user")

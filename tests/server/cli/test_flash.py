@@ -156,6 +156,15 @@ def test_what_the_setup_would_refuse_is_refused_by_a_dry_run_and_before_there_is
     assert "flashed-14" not in {each["device"] for each in tokens}
 
 
+@pytest.mark.parametrize("more", [[], ["--single-user"], ["--single-user", "--dry-run"]])
+def test_nothing_is_removed_where_nothing_is(owner: Operator, capsys: Capture, tmp_path: Path, more: list[str]) -> None:
+    for root in (tmp_path / "missing", tmp_path / "operator/.."):
+        refused = owner.run("flash", "--root", str(root), "--remove", "--yes", *more, "-o", "json", capsys=capsys)
+        assert refused.code == 1
+        assert "flash.no_root" in {refused.json["code"], *(each["code"] for each in refused.json.get("others", ()))}
+    assert not (tmp_path / "missing").exists()
+
+
 @pytest.fixture
 def arguments() -> list[str]:
     """The arguments of every child process that this one starts from now on."""

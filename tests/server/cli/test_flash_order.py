@@ -63,6 +63,14 @@ def test_an_image_may_name_its_partition(text: str, found: tuple[str, int | None
     assert image_of(text) == (Path(found[0]), found[1])
 
 
+@pytest.mark.parametrize("number", ["x", "1234", ""])
+def test_what_is_no_number_of_a_partition_is_told(tmp_path: Path, number: str) -> None:
+    (tmp_path / "a.img").touch()
+    with pytest.raises(CommandError, match=f"'{number}' is no number of a partition") as refused:
+        image_of(f"{tmp_path}/a.img:{number}")
+    assert refused.value.code == "usage.target"
+
+
 @pytest.mark.parametrize(
     ("given", "code"),
     [
