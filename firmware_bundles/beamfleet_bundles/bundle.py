@@ -65,7 +65,8 @@ def write_bundle(path: Path, manifest_bytes: bytes, pack_file: BinaryIO, metadat
     except zipfile.LargeZipFile:
         raise BundleError("bundle.too_large", f"a pack is at most {MAX_PACK} bytes") from None
     except OSError as error:
-        raise BundleError("bundle.io", f"{path} cannot be written: {error.strerror}") from error
+        hint = "check the directory, its owner and the space on the disk"
+        raise BundleError("bundle.io", f"{path} cannot be written: {error.strerror}", hint) from error
 
 
 @dataclass(frozen=True, slots=True)

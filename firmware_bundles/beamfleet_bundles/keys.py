@@ -30,6 +30,9 @@ from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 from beamfleet_bundles import durable
 from beamfleet_bundles.errors import BundleError
 
+_READABLE = "check the path, and who may read it"
+_WRITABLE = "check the directory, its owner and the space on the disk"
+_MADE = "it is the file that `beamfleet keys create` wrote, not FILE.pub"
 MAX_KEY_FILE = 16_384
 MIN_PASSPHRASE = 12
 """Fewest characters of a passphrase for a new key."""
@@ -59,7 +62,7 @@ def store(path: Path, private: PrivateKeyTypes, passphrase: str) -> None:
             "trust.key_exists", f"{path} exists", "a key is never overwritten; move the old one away first"
         ) from None
     except OSError as error:
-        raise BundleError("trust.storage", f"cannot write the key {path}: {error.strerror}") from error
+        raise BundleError("trust.storage", f"cannot write the key {path}: {error.strerror}", _WRITABLE) from error
 
 
 def load(path: Path, ask: Ask | None = None) -> CryptoSigner:
@@ -71,7 +74,7 @@ def load(path: Path, ask: Ask | None = None) -> CryptoSigner:
     if not isinstance(private, Ed25519PrivateKey) and not (
         isinstance(private, EllipticCurvePrivateKey) and isinstance(private.curve, SECP256R1)
     ):
-        raise BundleError("trust.key_unreadable", f"the key {path} is neither Ed25519 nor ECDSA P-256")
+        raise BundleError("trust.key_unreadable", f"the key {path} is neither Ed25519 nor ECDSA P-256", _MADE)
     return CryptoSigner(private)
 
 
@@ -84,7 +87,7 @@ def fetch(path: Path, ask: Ask | None = None) -> PrivateKeyTypes:
     except FileNotFoundError:
         raise BundleError("trust.key_missing", f"there is no key {path}", "check the path") from None
     except OSError as error:
-        raise BundleError("trust.key_unreadable", f"cannot read the key {path}: {error.strerror}") from error
+        raise BundleError("trust.key_unreadable", f"cannot read the key {path}: {error.strerror}", _READABLE) from error
     if mode & 0o077:
         raise BundleError(
             "trust.key_permissions", f"the key {path} is open to others (mode {mode:04o})", f"chmod 600 {path}"
@@ -94,7 +97,7 @@ def fetch(path: Path, ask: Ask | None = None) -> PrivateKeyTypes:
     except TypeError:
         return _decrypted(path, pem, ask)
     except (ValueError, UnsupportedAlgorithm):
-        raise BundleError("trust.key_unreadable", f"{path} does not hold a PEM PKCS#8 key") from None
+        raise BundleError("trust.key_unreadable", f"{path} does not hold a PEM PKCS#8 key", _MADE) from None
 
 
 def public(signer: Signer) -> dict[str, Any]:
@@ -157,7 +160,7 @@ def write_public(path: Path, key: Key) -> None:
     try:
         durable.replace(path, json.dumps(describe(key), indent=2).encode() + b"\n")
     except OSError as error:
-        raise BundleError("trust.storage", f"cannot write {path}: {error.strerror}") from error
+        raise BundleError("trust.storage", f"cannot write {path}: {error.strerror}", _WRITABLE) from error
 
 
 def read_public(path: Path) -> Key:
@@ -168,7 +171,7 @@ def read_public(path: Path) -> Key:
     except FileNotFoundError:
         raise BundleError("trust.key_missing", f"there is no public key {path}", "check the path") from None
     except OSError as error:
-        raise BundleError("trust.key_unreadable", f"cannot read {path}: {error.strerror}") from error
+        raise BundleError("trust.key_unreadable", f"cannot read {path}: {error.strerror}", _READABLE) from error
     try:
         if content.startswith(b"-----BEGIN PUBLIC KEY-----"):
             return _of_pem(content)

@@ -80,13 +80,18 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             _require("boot_var", name, lambda name: _of(name, _UPPER) and not name[0].isdigit())
             _require("boot_var", value, lambda value: not path_problem(value))
         if len(self.args) > MAX_ARGUMENTS or len(self.environment) > MAX_ENVIRONMENT:
-            raise BundleError("launch.value", "the launch description has too many arguments or environment names")
+            raise BundleError(
+                "launch.value",
+                "the launch description has too many arguments or environment names",
+                f"at most {MAX_ARGUMENTS} and {MAX_ENVIRONMENT}; put the rest into the release's own settings",
+            )
         for value in self.args:
             _require("arg", value, bool)
         for value in self.environment:
             _require("env", value, lambda value: _of(value, _NAME) and not value[0].isdigit())
         if self.data_schema is not msgspec.UNSET and not 0 <= self.data_schema <= MAX_INTEGER:
-            raise BundleError("launch.value", f"{self.data_schema} cannot be 'data_schema': 0 to {MAX_INTEGER}")
+            what = f"{self.data_schema} cannot be 'data_schema': 0 to {MAX_INTEGER}"
+            raise BundleError("launch.value", what, "count it up by one with each new layout")
         self.probes.check()
 
     def encode(self) -> bytes:
@@ -152,4 +157,8 @@ def _of(value: str, letters: frozenset[str] | str) -> bool:
 
 def _require(key: str, value: str, rule: Callable[[str], bool]) -> None:
     if not printable(value) or len(value.encode(errors="replace")) > MAX_VALUE or not rule(value):
-        raise BundleError("launch.value", f"{value[:80]!r} cannot be {key!r} in a launch description")
+        raise BundleError(
+            "launch.value",
+            f"{value[:80]!r} cannot be {key!r} in a launch description",
+            f"it comes from the release: printable, at most {MAX_VALUE} bytes, paths within the release",
+        )
