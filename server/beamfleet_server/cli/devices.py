@@ -7,6 +7,7 @@ from urllib.parse import quote
 import typer
 
 from beamfleet_server.cli import vitals
+from beamfleet_server.cli.consent import ask
 from beamfleet_server.cli.labels import parse_changes, selector, show_labels
 from beamfleet_server.cli.options import DeviceId, Printed, Selector, examples, group
 from beamfleet_server.cli.output import Column, Format, Item, harmless
@@ -98,8 +99,8 @@ def delete(
     Its certificates are refused from now on and its session ends. The audit keeps that it was done, and by whom.
     """
     session = Session.of(ctx, output)
-    if not sure and not typer.confirm(f"delete {harmless(device)} and all that is known of it?", err=True):
-        raise typer.Abort
+    if not sure:
+        ask(session, f"delete {harmless(device)} and all that is known of it?")
     ended = session.client.delete(f"/devices/{quote(device, safe='')}")
     session.output.done(ended, f"{device} is deleted, and may not connect any more", "ended")
 

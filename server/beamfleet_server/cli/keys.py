@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from beamfleet_server.cli import evidence_keys, planning
+from beamfleet_server.cli.consent import agreed
 from beamfleet_server.cli.errors import CommandError
 from beamfleet_server.cli.options import Printed, examples, group
 from beamfleet_server.cli.output import Column, Format, Item
@@ -143,7 +144,7 @@ def sign(
     if not yes:
         for line in [f"{plan}: {before.title}, on {before.server}", *describe(before)]:
             session.output.note(line)
-        if not typer.confirm("Sign this?", err=True):
+        if not agreed(session, "sign this?"):
             raise CommandError("plan.declined", "the plan was not signed", "")
     witness = Witness(session.config_dir[0])
     after = before

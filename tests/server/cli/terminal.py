@@ -50,6 +50,15 @@ class Operator:
         code = main(["--config-dir", str(self.directory), *words])
         return Ended(code, *capsys.readouterr())
 
+    def answer(self, *words: str, answer: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+        """Run `beamfleet WORDS` at a terminal where a person answers; its exit code, and what the terminal shows."""
+        screen = Screen()
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stderr", screen)
+            patched.setattr(sys, "stdin", io.StringIO(f"{answer}\n"))
+            code = main(["--config-dir", str(self.directory), *words])
+        return code, screen.getvalue()
+
     def log_in(self, fleet: Fleet) -> None:
         """Log in to a fleet's server as its first operator."""
         token, ca = fleet.data / "admin.token", fleet.data / "ca.pem"

@@ -118,13 +118,12 @@ def test_nobody_signs_what_was_not_agreed_to(house: House, capsys: Capture, monk
     plan = house.plan(capsys, "renew", "targets")
     before = plan.read_bytes()
     words = ["keys", "sign", str(plan), "--key", str(house.key("anna"))]
-    declined = house.operator.child(*words, stdin="n\n")
-    assert (
-        (declined.code, code_of(declined)) == (1, "plan.declined") if "hint" in declined.err else (1, "plan.declined")
-    )
+    alone = house.operator.child(*words, stdin="y\n")
+    assert (alone.code, code_of(alone), "--yes" in alone.err) == (2, "usage.not_asked", True)
+    said, told = house.operator.answer(*words, answer="n", monkeypatch=monkeypatch)
+    assert (said, "(plan.declined)" in told, "targets" in told) == (1, True, True)
     assert plan.read_bytes() == before
-    assert "targets" in declined.err
-    assert house.operator.child(*words, stdin="y\n").code == 0
+    assert house.operator.answer(*words, answer="y", monkeypatch=monkeypatch)[0] == 0
     assert plan.read_bytes() != before
 
 
