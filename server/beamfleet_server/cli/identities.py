@@ -9,11 +9,12 @@ import typer
 from beamfleet_bundles import durable
 from beamfleet_bundles.names import check_device
 
+from beamfleet_server.cli.consent import ask
 from beamfleet_server.cli.devices import app
 from beamfleet_server.cli.errors import CommandError
 from beamfleet_server.cli.flash_manifest import read_manifest
 from beamfleet_server.cli.labels import parse_labels
-from beamfleet_server.cli.options import DeviceId, Labels, Printed, examples
+from beamfleet_server.cli.options import DeviceId, Labels, Printed, device_id, examples
 from beamfleet_server.cli.output import Column, Format, Item, harmless
 from beamfleet_server.cli.quantities import show_since, show_time
 from beamfleet_server.cli.session import Session
@@ -21,7 +22,7 @@ from beamfleet_server.errors import ServerError
 
 __all__ = ("app",)
 
-NewId = Annotated[str, typer.Argument(metavar="DEVICE", help="The id that a device asks for.")]
+NewId = Annotated[str, typer.Argument(metavar="DEVICE", help="The id that a device asks for.", callback=device_id)]
 Fingerprint = Annotated[
     str | None,
     typer.Option("--fingerprint", metavar="SHA256", help="The key that is meant, as the device shows it."),
@@ -64,9 +65,8 @@ def accept(
     session = Session.of(ctx, output)
     if fingerprint is None:
         fingerprint = _only_key(session, device)
-        question = f"let in {harmless(device)} with the key {harmless(fingerprint)}?"
-        if not sure and not typer.confirm(question, err=True):
-            raise typer.Abort
+        if not sure:
+            ask(session, f"let in {harmless(device)} with the key {harmless(fingerprint)}?")
     wish = {"fingerprint": fingerprint, "replace": replace}
     accepted = session.client.post(f"/enrolments/{quote(device, safe='')}/accept", wish)
     session.output.done(accepted, f"{device} is let in; it gets its certificate when it asks next", "device")
@@ -142,8 +142,8 @@ def revoke(
     What is known of it stays. It comes back with a new token only (`beamfleet token create DEVICE --replace`).
     """
     session = Session.of(ctx, output)
-    if not sure and serial is None and not typer.confirm(f"shut out {harmless(device)}?", err=True):
-        raise typer.Abort
+    if not sure and serial is None:
+        ask(session, f"shut out {harmless(device)}?")
     revoked = session.client.post(f"/devices/{quote(device, safe='')}/revoke", {"serial": serial})
     count = len(revoked["serials"])
     sentence = f"{device}: {count} certificate{'' if count == 1 else 's'} revoked"

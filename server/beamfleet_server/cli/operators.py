@@ -9,7 +9,7 @@ import typer
 from beamfleet_server.cli.destinations import check_new, write_secret
 from beamfleet_server.cli.options import Printed, examples, group
 from beamfleet_server.cli.output import Column, Format
-from beamfleet_server.cli.quantities import parse_duration, show_time
+from beamfleet_server.cli.quantities import parse_life, show_time
 from beamfleet_server.cli.session import Session
 
 app = group("Say who may use the server.")
@@ -45,7 +45,7 @@ def create(
     Without --out the token is printed; it is shown this once only. No role can sign a bundle.
     """
     session = Session.of(ctx, output)
-    wish = {"name": name, "role": role, "expires_in_s": int(parse_duration(expires)), "scopes": list(scopes or ())}
+    wish = {"name": name, "role": role, "expires_in_s": parse_life(expires), "scopes": list(scopes or ())}
     if out:
         check_new(out)
     made = session.client.post("/operators", wish)

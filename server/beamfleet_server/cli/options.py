@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from beamfleet_bundles.names import check_device
 
 from beamfleet_server.cli import completion
 from beamfleet_server.cli.output import Format
@@ -27,7 +28,17 @@ Labels = Annotated[
     list[str] | None,
     typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label for the device; repeat for more."),
 ]
-DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", help="A device's id.", autocompletion=completion.devices)]
+
+
+def device_id(ctx: typer.Context, value: str) -> str:
+    """An argument that is a device's id; `name.device`. What is only completed may be anything."""
+    return value if ctx.resilient_parsing else check_device(value)
+
+
+DeviceId = Annotated[
+    str,
+    typer.Argument(metavar="DEVICE", help="A device's id.", autocompletion=completion.devices, callback=device_id),
+]
 ProductName = Annotated[
     str, typer.Argument(metavar="PRODUCT", help="A product's name.", autocompletion=completion.products)
 ]

@@ -9,6 +9,8 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d{1,9})([smhd]?)")
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _KILO = 1000
+LONGEST_LIFE_S = 366 * 86_400
+"""Of a token, as the server has it."""
 
 
 def parse_duration(text: str) -> int:
@@ -17,6 +19,14 @@ def parse_duration(text: str) -> int:
     if not match or int(match[1]) == 0:
         raise CommandError("usage.duration", f"{text!r} is not a duration", "a number and a unit: 90s, 15m, 1h, 7d")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def parse_life(text: str, flag: str = "--expires") -> int:
+    """Seconds that a token is good, of `parse_duration`'s words; `usage.duration` for more than a year."""
+    life_s = parse_duration(text)
+    if life_s > LONGEST_LIFE_S:
+        raise CommandError("usage.duration", f"{flag} is at most 366d, not {text}", "name a shorter time, such as 90d")
+    return life_s
 
 
 def parse_time(text: str) -> datetime | None:

@@ -6,20 +6,27 @@ from urllib.parse import quote
 import typer
 
 from beamfleet_server.cli import completion
-from beamfleet_server.cli.options import DeviceId, Printed, examples
+from beamfleet_server.cli.consent import ask
+from beamfleet_server.cli.options import DeviceId, Printed, device_id, examples
 from beamfleet_server.cli.output import Format, Item, harmless
 from beamfleet_server.cli.pins import app
 from beamfleet_server.cli.session import Session
 
 __all__ = ("app",)
 
-Old = Annotated[str, typer.Argument(metavar="OLD", help="The device that leaves.", autocompletion=completion.devices)]
+Old = Annotated[
+    str,
+    typer.Argument(
+        metavar="OLD", help="The device that leaves.", autocompletion=completion.devices, callback=device_id
+    ),
+]
 New = Annotated[
     str,
     typer.Argument(
         metavar="NEW",
         help="The id of the board in its place: enrolled, waiting, or not there yet.",
         autocompletion=completion.devices,
+        callback=device_id,
     ),
 ]
 Sure = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -36,8 +43,8 @@ def replace(ctx: typer.Context, old: Old, new: New, sure: Sure = False, output: 
     gets all that when it enrols. Safe to repeat.
     """
     session = Session.of(ctx, output)
-    if not sure and not typer.confirm(f"shut out {harmless(old)}, and let {harmless(new)} replace it?", err=True):
-        raise typer.Abort
+    if not sure:
+        ask(session, f"shut out {harmless(old)}, and let {harmless(new)} replace it?")
     replaced = session.client.post_again(f"/devices/{quote(old, safe='')}/replace", {"by": new})
     session.output.done(replaced, _sentence(replaced), "by", _next(replaced))
 
@@ -50,8 +57,8 @@ def decommission(ctx: typer.Context, device: DeviceId, sure: Sure = False, outpu
     token only (`beamfleet token create DEVICE --replace`).
     """
     session = Session.of(ctx, output)
-    if not sure and not typer.confirm(f"take {harmless(device)} out of service?", err=True):
-        raise typer.Abort
+    if not sure:
+        ask(session, f"take {harmless(device)} out of service?")
     ended = session.client.post_again(f"/devices/{quote(device, safe='')}/decommission", {})
     then = "on the device, `beamfleet-agent decommission` wipes identity and secrets"
     session.output.done(ended, f"{device} is decommissioned", "id", then)

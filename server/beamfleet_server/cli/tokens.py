@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from beamfleet_bundles.errors import BundleError
+from beamfleet_bundles.names import check_device
 
 from beamfleet_server.cli.client import Client, Json
 from beamfleet_server.cli.destinations import check_new, write_secret
@@ -12,10 +14,11 @@ from beamfleet_server.cli.errors import CommandError, RemoteError
 from beamfleet_server.cli.labels import parse_labels, show_labels
 from beamfleet_server.cli.options import Labels, Printed, examples, group
 from beamfleet_server.cli.output import Column, Format
-from beamfleet_server.cli.quantities import parse_duration, show_time
+from beamfleet_server.cli.quantities import parse_life, show_time
 from beamfleet_server.cli.session import Session
 
 app = group("Make the tokens with which devices enrol.")
+MOST_USES = 100_000
 
 Expires = Annotated[
     str, typer.Option("--expires", metavar="TIME", help="How long the token may be used: 90s, 15m, 1h, 7d.")
@@ -66,7 +69,11 @@ def create(
         raise CommandError("usage.token", "--prefix goes with --any or --batch", "leave it away, or name no device")
     if device is None and replace:
         raise CommandError("usage.token", "--replace goes with DEVICE", "a token for many never replaces a device")
-    given, life_s = parse_labels(labels or ()), parse_duration(expires)
+    if batch is not None and not 1 <= batch <= MOST_USES:
+        raise CommandError("usage.token", f"--batch is 1 to {MOST_USES}, not {batch}", "how many devices may use it")
+    if prefix:
+        _check_prefix(prefix)
+    given, life_s = parse_labels(labels or ()), parse_life(expires)
     if out:
         check_new(out)
     if device is not None:
@@ -116,6 +123,14 @@ def create_token(client: Client, device: str, labels: Mapping[str, str], expires
             raise
         hint = "choose another id, or --replace to end the identity that it has"
         raise RemoteError(error.code, error.message, hint, error.status) from error
+
+
+def _check_prefix(prefix: str) -> None:
+    try:
+        check_device(prefix)
+    except BundleError as error:
+        what = f"--prefix {prefix[:80]!r} is not how an id of a device can begin"
+        raise CommandError("usage.token", what, error.hint) from None
 
 
 _COLUMNS = (

@@ -112,7 +112,7 @@ def test_identities_are_made_in_directories_of_their_own_and_not_twice(
 def test_a_device_is_revoked_when_the_person_is_sure(guest: Operator, capsys: Capture, tmp_path: Path) -> None:
     guest.run("device", "provision", "gone-1", "--out", str(tmp_path), capsys=capsys)
     unsure = guest.run("device", "revoke", "gone-1", capsys=capsys)
-    assert unsure.code == 1
+    assert (unsure.code, code_of(unsure)) == (2, "usage.not_asked")
     assert "REVOKED" not in guest.run("device", "show", "gone-1", capsys=capsys).out
     assert len(guest.run("device", "revoke", "gone-1", "--yes", "-o", "json", capsys=capsys).json["serials"]) == 1
     assert "REVOKED" in guest.run("device", "show", "gone-1", capsys=capsys).out
@@ -151,7 +151,7 @@ def test_a_device_leaves_with_another_one_in_its_place_or_without(
 ) -> None:
     words = ["device", "provision", "old-1", "old-2", "--out", str(tmp_path), "-l", "rack=7"]
     assert guest.run(*words, capsys=capsys).code == 0
-    assert guest.run("device", "replace", "old-1", "new-1", capsys=capsys).code == 1
+    assert guest.run("device", "replace", "old-1", "new-1", capsys=capsys).code == 2
     replaced = guest.run("device", "replace", "old-1", "new-1", "--yes", capsys=capsys)
     assert "old-1 is shut out; new-1 gets its place when it enrols" in replaced.out
     assert guest.run("device", "decommission", "old-2", "--yes", capsys=capsys).code == 0
