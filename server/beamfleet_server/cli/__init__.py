@@ -4,6 +4,7 @@
 commands; what they stand on:
 
     session     one run of the command                       output     table, json, yaml, name; errors; hostile text
+    arguments   what the framework refuses of the words      destinations  files for what is shown once
     contexts    servers, tokens, certificates on disk        client     the API: errors, retries, paging
     keyring     keys and the metadata that is trusted        signing    fetch, verify, sign, compare-and-swap
     plans       what people sign, as a file on a stick       ceremony   from the server to a plan and back
@@ -51,7 +52,8 @@ from beamfleet_server.cli import (
     top,
     webhooks,
 )
-from beamfleet_server.cli.errors import DONE, ERROR, CommandError, exit_code
+from beamfleet_server.cli.arguments import asked_format, is_help, leave_reading, refusal
+from beamfleet_server.cli.errors import DONE, ERROR, USAGE, CommandError, exit_code
 from beamfleet_server.cli.session import Session
 
 app = typer.Typer(
@@ -124,9 +126,15 @@ app.command("config", epilog=config.CONFIG_EXAMPLES)(config.config)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (`sys.argv` without arguments) and give its exit code."""
     session = Session.here()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    session.output.format = asked_format(words)
+    command = typer.main.get_command(app)
+    leave_reading(command)
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what was begun is cleared away
     try:
-        app(args=arguments, prog_name="beamfleet", obj=session)
+        code = command.main(args=words, prog_name="beamfleet", obj=session, standalone_mode=False)
+        session.mark()
+        return code if isinstance(code, int) else DONE
     except SystemExit as end:
         session.mark()
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -137,7 +145,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"{error.filename or 'a file'}: {error.strerror or error}"
         session.output.problem(CommandError("file.failed", what, "check the path, its owner and the space on the disk"))
         return ERROR
+    except typer.Abort:
+        session.output.note("Aborted!")
+        return ERROR
+    except Exception as error:
+        if is_help(error):
+            typer.echo(str(error), err=True)
+            return USAGE
+        if (refused := refusal(error)) is None:
+            raise
+        session.output.problem(refused)
+        return exit_code(refused)
     finally:
         session.close()
         signal.signal(signal.SIGTERM, before)
-    return DONE

@@ -56,8 +56,12 @@ def verify(
     memory = None if file else session.context.ca.parent / "audit.json"
     known = _remembered(memory) if memory else {}
     if file:
-        with file.open("rb") as lines:
-            verdict = check(_exported(lines))
+        try:
+            with file.open("rb") as lines:
+                verdict = check(_exported(lines))
+        except OSError as error:
+            what = f"cannot read {file}: {error.strerror}"
+            raise CommandError("file.unreadable", what, "check the path, and who may read it") from error
     else:
         verdict = check(map(_entry, _entries(session.client)), known=known)
     if verdict.finding:

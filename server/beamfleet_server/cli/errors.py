@@ -54,6 +54,7 @@ CODES = frozenset(
         "signer.malformed",
         "signer.unknown",
         "token.missing",
+        "usage.arguments",
         "usage.batch",
         "usage.built",
         "usage.bundle",

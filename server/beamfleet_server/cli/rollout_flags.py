@@ -236,8 +236,12 @@ def _notes(text: str) -> str:
     try:
         with Path(text[1:]).open(encoding="utf-8") as file:
             notes = file.read(LARGEST_NOTES + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError("file.unreadable", f"{text[1:]} cannot be read as text", "check the path") from error
+    except OSError as error:
+        what = f"cannot read the notes, {text[1:] or '(no file)'}: {error.strerror}"
+        raise CommandError("file.unreadable", what, "check the path; without @ it is the text itself") from error
+    except UnicodeDecodeError as error:
+        what = f"the notes in {text[1:]} are not UTF-8"
+        raise CommandError("file.unreadable", what, "notes are text; save it as UTF-8") from error
     if len(notes) > LARGEST_NOTES:
         raise CommandError("file.unreadable", f"{text[1:]} has more than {LARGEST_NOTES} characters", "shorten it")
     return notes

@@ -34,10 +34,11 @@ class Session:
         return cls(Output(sys.stdout, sys.stderr), os.environ)
 
     @classmethod
-    def of(cls, ctx: typer.Context, output: Format = Format.TABLE) -> "Session":
-        """The session of a running command, printing in this format from now on."""
+    def of(cls, ctx: typer.Context, output: Format | None = None) -> "Session":
+        """The session of a running command, printing in this format, if one is named, from now on."""
         session = cast("Session", ctx.find_root().obj)
-        session.output.format = output
+        if output is not None:
+            session.output.format = output
         return session
 
     def choose(self, config_dir: str, context: str) -> None:

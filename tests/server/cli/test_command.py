@@ -73,7 +73,24 @@ def test_without_words_the_help_is_shown_and_it_is_a_usage_error(operator: Opera
 def test_a_line_that_is_not_understood_exits_2(words: tuple[str, ...], operator: Operator) -> None:
     refused = operator.child(*words)
     assert (refused.code, refused.out) == (2, "")
-    assert "Error:" in refused.err
+    assert re.fullmatch(r"error: [^\n]+ \(usage\.arguments\)\nhint: see: beamfleet .*--help\n", refused.err)
+
+
+@pytest.mark.parametrize(
+    "words", [("nonsense",), ("device", "list", "--nonsense"), ("push",), ("logs", "a", "-n", "x")]
+)
+@pytest.mark.parametrize("asked", [("-o", "json"), ("-ojson",), ("--output=JSON",), ("--output", "json")])
+def test_a_line_that_is_not_understood_is_one_problem_object_for_scripts(
+    words: tuple[str, ...], asked: tuple[str, ...], operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = operator.run(*words, *asked, capsys=capsys)
+    assert (refused.code, refused.err, refused.json["code"]) == (2, "", "usage.arguments")
+    assert refused.json["hint"].startswith("see: beamfleet")
+
+
+def test_the_name_of_a_group_alone_shows_its_help(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = operator.run("device", capsys=capsys)
+    assert (shown.code, shown.out, "Commands:" in shown.err) == (2, "", True)
 
 
 @pytest.mark.parametrize("selection", [(), ("--all", "-l", "site=berlin")])

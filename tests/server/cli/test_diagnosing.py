@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from beamfleet_server.cli import diagnosing
+from beamfleet_server.cli import client, diagnosing
 from beamfleet_server.cli.contexts import Contexts
 
 from tests.server.cli.api_script import Answer, ScriptedApi, problem
@@ -117,7 +117,7 @@ def test_a_log_of_a_server_that_is_away_is_not_waited_for(operator: Operator, tm
 def test_a_followed_log_waits_for_a_server_that_was_there(
     anna: Operator, api: ScriptedApi, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnosing.api, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(client, "PATIENCE_S", 0.0)
     api.script(stream(lines("one")), *[Answer(status=503)] * 3, stream(lines(end=True, why="gone")))
     ended = anna.run("logs", "gw-1", "--follow", capsys=capsys)
     assert (ended.out, code_of(ended)) == ("one\n", "server.timeout")
