@@ -99,7 +99,7 @@ def set_up(root: str, words: Any) -> dict[str, Any]:
 
 def check(root: str, words: Any) -> None:
     """Refuse what `set_up` would refuse of the words alone; those that only the server knows may be missing. Asks the
-    disk only for a device in the directory `root`, and writes nothing. Errors as those of `set_up`."""
+    disk only for what lies below `root`, and writes nothing. Errors as those of `set_up`."""
     given = setup_words.checked(words, whole=False)
     given["device"] = given["device"] or f"{given['id_prefix']}0"  # any that it might work out
     paths = Paths(root, given["app"])
@@ -110,7 +110,8 @@ def check(root: str, words: Any) -> None:
     _pair(given, Path(paths.pair) if in_directory else None)
     if in_directory:
         _filesystem(paths, given["allow_unsafe_filesystem"])
-        GivenFiles(root, given, in_directory=True)
+    if root:
+        GivenFiles(root, given, in_directory=in_directory)
     else:
         connections.check(given["wifi"], given["apn"])
 

@@ -112,6 +112,7 @@ def test_words_are_checked_without_what_the_server_knows_and_nothing_is_written(
         ({"wifi": {"ssid": "x"}}, "setup.words", "no network of its own"),
         ({"wifi": {"ssid": "x", "country": "Germany"}, "single_user": False}, "setup.words", "code of two letters"),
         ({"apn": {"apn": "a b"}, "single_user": False}, "setup.words", "no name of an access point"),
+        ({"wifi": {"ssid": "plant"}, "single_user": False}, "setup.no_network", "joins a Wi-Fi network"),
         ({"certificate_pem": "text", "key_pem": "text"}, "setup.words", "the given identity is no good"),
         ({"env": {"A": "x\ny"}}, "setup.environment", "'A'"),
         ({"device": None, "id_from": "serial", "id_prefix": "A_"}, "agent.settings", "'A_0' is not a device id"),

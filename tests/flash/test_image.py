@@ -259,13 +259,15 @@ def test_an_unfit_image_is_refused_with_the_remedy_and_stays_as_it_is(
     packed.write_bytes(lzma.compress(b"x" * MIB, preset=0))
     nothing = room / "nothing.img"
     nothing.write_bytes(bytes(MIB))
+    text = room / "text.txt"
+    text.write_text("hi\n")
     empty = room / "empty.img"
     with empty.open("wb") as file:
         file.truncate(64 * MIB)
     run("mkfs.ext4", "-q", "-F", empty)
     expected = {
         plain: "flash.filesystem", full: "flash.space", read_only: "flash.partition", packed: "flash.compressed",
-        nothing: "flash.image", empty: "flash.no_root",
+        nothing: "flash.image", text: "flash.image", empty: "flash.no_root",
     }  # fmt: skip
     for path, code in expected.items():
         before = digest(path)

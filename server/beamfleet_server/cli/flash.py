@@ -190,7 +190,7 @@ def _check_words(options: FlashOptions, order: Order) -> None:
     """Refuse what the agent's setup would refuse, before there is a token and before anything is done."""
     from beamfleet_server.flash import agent_setup
 
-    agent_setup.check(options.root if options.single_user else None, order.words | order.given)
+    agent_setup.check(options.root, order.words | order.given)
 
 
 def _plan(
@@ -362,7 +362,7 @@ def _remove(kind: str, target: "Target", facts: "TargetFacts", options: FlashOpt
     if options.single_user and options.root:
         missing = nothing(options.root)
     else:
-        missing = checks.no_root(facts, checks.Wish(target.name, in_directory=options.root is not None))
+        missing = checks.no_root(facts, checks.Wish(target.name))
     against = (missing, checks.other_device(facts, options.id))
     if found := [*target.problems(), *(each for each in against if each)]:
         raise UnfitError(found)

@@ -50,8 +50,8 @@ def set_up(root: Path, words: Mapping[str, Any], held: Sequence[int] = ()) -> di
 
 
 def check(root: Path | None, words: Mapping[str, Any]) -> None:
-    """Have the agent beside this Python refuse what its setup would refuse of the words, if there is one; `root`: of a
-    device in a directory. Nothing is written. Its own error, in which settings have the names of the options."""
+    """Have the agent beside this Python refuse what its setup would refuse of the words, if there is one; `root`: where
+    it can be looked at. Nothing is written. Its own error, in which settings have the names of the options."""
     if not at_hand():
         return
     try:

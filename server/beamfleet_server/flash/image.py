@@ -29,6 +29,7 @@ from beamfleet_server.flash.target import Progress
 
 _TOOL = "sfdisk"
 _TOOL_S = 30
+_SECTOR = 512
 _NO_TABLE = "does not contain a recognized partition table"
 
 
@@ -168,7 +169,7 @@ class ImageTarget:
 
     def _choose(self) -> None:
         size = os.lseek(self._file, 0, os.SEEK_END)
-        found = self._table(size)
+        found = self._table(size) if size >= _SECTOR else ()
         if not found and self._held is None and not partitions.filesystem_of(self._head_of(Partition(0, 0, size))):
             raise FlashError(
                 "flash.image",
