@@ -1,6 +1,6 @@
-"""Owns the files into which a command puts what is shown once only, such as a token.
+"""Owns the places for what is shown once only, such as a token, or takes long to come, such as evidence.
 
-The place is tested before the secret is asked for, so that none is made in vain; what is there already stays.
+The place is tested before that is asked for, so that nothing is made in vain; what is there already stays.
 """
 
 import errno
@@ -11,7 +11,7 @@ from beamfleet_bundles import durable
 
 from beamfleet_server.cli.errors import CommandError
 
-_HINT = "name a new file in a directory where you may write"
+_HINT = "name a new place in a directory where you may write"
 
 
 def check_new(path: Path) -> None:
@@ -25,8 +25,18 @@ def check_new(path: Path) -> None:
         what = f"{path} exists already"
         raise CommandError("file.exists", what, "it is not overwritten; name a new file, or remove it first") from None
     except OSError as error:
-        why = "its directory is not there" if error.errno == errno.ENOENT else error.strerror
-        raise CommandError("file.failed", f"{path} cannot be written: {why}", _HINT) from error
+        raise _unwritable(path, error) from error
+
+
+def check_new_folder(path: Path) -> None:
+    """Refuse a place where no new directory can be made, and leave nothing there; `file.exists`, `file.failed`."""
+    try:
+        path.mkdir(mode=0o700)
+        path.rmdir()
+    except FileExistsError:
+        raise CommandError("file.exists", f"{path} exists already", "name a new directory") from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def write_secret(path: Path, secret: str) -> None:
@@ -34,4 +44,9 @@ def write_secret(path: Path, secret: str) -> None:
     try:
         durable.replace(path, secret.encode() + b"\n", 0o600)
     except OSError as error:
-        raise CommandError("file.failed", f"{path} cannot be written: {error.strerror}", _HINT) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> CommandError:
+    why = "its directory is not there" if error.errno == errno.ENOENT else error.strerror
+    return CommandError("file.failed", f"{path} cannot be written: {why}", _HINT)

@@ -12,12 +12,14 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
+from beamfleet_bundles.errors import BeamfleetError
 
 from beamfleet_server.cli import client as api
 from beamfleet_server.cli.client import Client
+from beamfleet_server.cli.destinations import check_new, check_new_folder
 from beamfleet_server.cli.devices import app
 from beamfleet_server.cli.errors import DEADLINE, CommandError, RemoteError
-from beamfleet_server.cli.evidence_keys import KeyFile, OutFolder, show, unsealed
+from beamfleet_server.cli.evidence_keys import KeyFile, OutFolder, load_key, show, unsealed
 from beamfleet_server.cli.options import DeviceId, Printed, Timeout, examples
 from beamfleet_server.cli.output import Format, Item
 from beamfleet_server.cli.quantities import parse_duration, show_bytes
@@ -60,6 +62,11 @@ def diagnose(
     """
     session = Session.of(ctx, output)
     limit_s, place = parse_duration(timeout), f"/devices/{quote(device, safe='')}/evidence"
+    if sealed:
+        check_new(out or Path(f"{device}-{'0' * 16}.sealed"))
+    else:
+        check_new_folder(out or Path(f"{device}-{'0' * 16}"))
+    private = load_key(key, passphrase_file) if key and not sealed else None
     asked = session.client.post(place, {})
     if not _ID.fullmatch(str(asked.get("id"))) or asked.get("device") != device:
         raise CommandError("server.malformed", "the server asked for other evidence", "is this the operators' address?")
@@ -75,9 +82,9 @@ def diagnose(
         _keep(session, asked, data, out)
         return
     try:
-        opened = unsealed(session, data, key, passphrase_file, out, of=(device, asked["id"]))
-    except CommandError as error:
-        if error.code != "evidence.key_missing":
+        opened = unsealed(session, data, private, passphrase_file, out, of=(device, asked["id"]))
+    except BeamfleetError as error:
+        if error.code not in ("evidence.key_missing", "sealing.other_key", "trust.key_passphrase"):
             raise
         _keep(session, asked, data, None)
         raise
@@ -128,7 +135,9 @@ def logs(
     ctx: typer.Context,
     device: DeviceId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="And what comes, until interrupted.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=1000, help="How many of the newest.")] = 100,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", metavar="N", min=0, max=1000, help="How many of the newest.")
+    ] = 100,
     output: Printed = Format.TABLE,
 ) -> None:
     """Show what a device's release prints, or follow it live. Passwords, tokens and keys are redacted on the device.

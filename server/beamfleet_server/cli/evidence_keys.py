@@ -18,6 +18,7 @@ from beamfleet_server.cli.signers import PassphraseFile, Secrets
 
 if TYPE_CHECKING:
     from beamfleet_bundles.recipients import Recipient
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     from beamfleet_server.cli.ceremony import Ceremony
 
@@ -139,29 +140,36 @@ def open_sealed(
             sealed = opened.read(MAX_SEALED)
     except OSError as error:
         raise CommandError("file.unreadable", f"cannot read {file}: {error.strerror}", "check the path") from error
-    show(session, unsealed(session, sealed, key, passphrase_file, out))
+    show(session, unsealed(session, sealed, load_key(key, passphrase_file) if key else None, passphrase_file, out))
+
+
+def load_key(path: Path, passphrase_file: Path | None) -> "X25519PrivateKey":
+    """A key that opens evidence; errors `trust.key_*`, `passphrase.missing`."""
+    from beamfleet_bundles import recipients
+
+    secrets = Secrets(passphrase_file)
+    return recipients.load(path, lambda what: secrets.ask(f"{what} of {path}"))
 
 
 def unsealed(
     session: Session,
     sealed: bytes,
-    key: Path | None,
+    private: "X25519PrivateKey | None",
     passphrase_file: Path | None,
     out: Path | None,
     of: tuple[str, str] | None = None,
 ) -> Item:
-    """Open evidence into a directory; what it was. `of`: the device and the id that it must be of.
+    """Open evidence into a directory; what it was. Without a key, by one of this context's. `of`: the device and the
+    id that it must be of.
 
     Errors `evidence.key_missing`, `sealing.*`, `evidence.archive`.
     """
-    from beamfleet_bundles import recipients, sealing
+    from beamfleet_bundles import sealing
 
     from beamfleet_server.cli.unpacking import unpack
 
     header = sealing.read_header(sealed)
-    path = key or _fitting(session, [each.key for each in header.keys])
-    secrets = Secrets(passphrase_file)
-    private = recipients.load(path, lambda what: secrets.ask(f"{what} of {path}"))
+    private = private or load_key(_fitting(session, [each.key for each in header.keys]), passphrase_file)
     header, archive = sealing.unseal(sealed, private)
     if of not in (None, (header.device, header.id)):
         raise CommandError("evidence.archive", f"this is the evidence {header.id} of {header.device}", "ask again")

@@ -176,3 +176,31 @@ def test_what_no_token_can_be_is_told_with_its_flag_and_range(
     refused = anna.run(*words, capsys=capsys)
     assert (refused.code, code_of(refused), told in refused.err, api.requests) == (2, code, True, [])
     assert "\nhint: " in refused.err
+
+
+# --- what a device is not asked in vain
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--out", "{}/folder"), "file.exists"),
+        (("--out", "{}/held"), "file.exists"),
+        (("--out", "{}/nix/x"), "file.failed"),
+        (("--sealed", "--out", "{}/folder"), "file.failed"),
+        (("--sealed", "--out", "{}/held"), "file.exists"),
+        (("--out", "{}/new", "--key", "{}/nix"), "trust.key_missing"),
+        (("--out", "{}/new", "--key", "{}/folder"), "trust.key_unreadable"),
+        (("--out", "{}/new", "--key", "{}/held"), "trust.key_unreadable"),
+    ],
+)
+def test_no_evidence_is_asked_for_that_could_not_be_kept_or_opened(
+    anna: Operator, api: ScriptedApi, capsys: Capture, tmp_path: Path, words: tuple[str, ...], code: str
+) -> None:
+    work = tmp_path / "work"
+    (work / "folder").mkdir(parents=True)
+    (work / "held").touch(0o600)
+    refused = anna.run("device", "diagnose", "gw-1", *(word.format(work) for word in words), capsys=capsys)
+    assert (refused.code, code_of(refused), api.requests) == (1, code, [])
+    assert "\nhint: " in refused.err
+    assert sorted(path.name for path in work.iterdir()) == ["folder", "held"]
