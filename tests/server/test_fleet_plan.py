@@ -302,3 +302,9 @@ def test_a_plan_is_frozen() -> None:
     with pytest.raises(AttributeError):
         Plan.parse(LEAST).retries = 5  # type: ignore[misc]
     assert hash(Phase("a")) == hash(Phase("a"))
+
+
+def test_who_writes_all_for_the_devices_is_told_how_it_is_written() -> None:
+    with pytest.raises(PlanError) as refused:
+        Plan.parse({"product": "my-app", "version": "1.0.0", "devices": "all"})
+    assert "{all: true}" in refused.value.hint

@@ -31,20 +31,25 @@ _PATH = re.compile(r"[a-z_]+(?:\.[A-Za-z0-9_./-]+?|\[\d+\])*(?=: )")
 
 @dataclass(frozen=True, slots=True)
 class PlanFile:
-    """What a file says; `lines` has the line of each value by its path, such as `phases[1].soak`."""
+    """What a file says; `lines` has the line of each value by its path, such as `phases[1].soak`. `others`: the keys
+    that flags say instead."""
 
     path: Path
     mapping: dict[str, Any]
     lines: dict[str, int] = field(default_factory=dict)
+    others: frozenset[str] = frozenset()
 
     def located(self, error: ServerError) -> ServerError:
-        """The same refusal with the line that it is about, where the message begins with the path of a value."""
+        """The same refusal with the file, and the line that it is about, where the message begins with the path of a
+        value. Keys of the plan that are not the file's own are the `others`."""
         found = _PATH.match(error.message)
         line = self._line(found[0]) if found else 0
-        if not line:
+        key = re.split(r"[.\[]", found[0])[0] if found else ""
+        if key in self.others or not (line or error.code.startswith("plan.")):
             return error
         status = error.status if isinstance(error, RemoteError) else 0
-        return RemoteError(error.code, f"{self.path}:{line}: {error.message}", error.hint, status)
+        place = f"{self.path}:{line}" if line else str(self.path)
+        return RemoteError(error.code, f"{place}: {error.message}", error.hint, status)
 
     def _line(self, path: str) -> int:
         while path:

@@ -164,10 +164,10 @@ class Flags:
         return [{"name": "canary", "devices": self.canary}]
 
 
-def check_chosen(plan: Mapping[str, Any]) -> None:
-    """Refuse a plan that chooses no devices: `usage.selector`."""
+def check_chosen(plan: Mapping[str, Any], file: str = "") -> None:
+    """Refuse a plan, of a file if there is one, that chooses no devices: `usage.selector`."""
     if not plan.get("devices"):
-        raise _unclear("no devices are chosen")
+        raise _unclear(f"{file}: no devices are chosen" if file else "no devices are chosen")
 
 
 def parse_phase(text: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 do. `push` begins its rollout here as well."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,9 +32,9 @@ class Wish:
     def of(cls, flags: Flags, path: Path | None) -> "Wish":
         """The file's plan with the flags over it; errors `usage.*`, `rollout.plan_file`, `file.unreadable`."""
         given = flags.mapping()
-        file = read_plan(path) if path else None
+        file = replace(read_plan(path), others=frozenset(given)) if path else None
         plan = {**(file.mapping if file else {}), **given}
-        check_chosen(plan)
+        check_chosen(plan, str(file.path) if file else "")
         return cls(plan, file)
 
     def release(self, product: str | None, version: str | None) -> "Wish":

@@ -59,6 +59,9 @@ def parse(given: Mapping[str, Any]) -> Plan:
 
 
 def _selection(given: Any) -> Selection:
+    if not isinstance(given, Mapping):
+        what = f"{shown(given)} is no mapping of names to values"
+        raise refused("type", "devices", what, "write devices: {all: true}, or {labels: {site: berlin}}")
     fields = _fields(given, "devices", ("all", "labels", "facts", "versions", "ids", "percent", "salt"))
     share = fields.get("percent", 100)
     share = percent(share, "devices.percent") if isinstance(share, str) else _number(share, "devices.percent", 1, 100)

@@ -11,10 +11,12 @@ from beamfleet_server.fleet.states import State
 from beamfleet_server.fleet.window import is_open, next_change
 from beamfleet_server.store import bundles
 from beamfleet_server.store.aiming import aim
+from beamfleet_server.store.database import pieces
 from beamfleet_server.store.joining import UNDERWAY, candidates, owned
 from beamfleet_server.store.selecting import population, reasons, zone
 from beamfleet_server.store.tables import IN_SERVICE, devices, rollout_devices, rollouts
 
+CHUNK = 2000
 NAMED = 5
 """How many devices an error or a reason names."""
 OWNED = "owned"
@@ -123,7 +125,18 @@ def no_devices(connection: Connection, plan: Plan, now: int) -> ServerError:
         what = "every device that matches is in a rollout of a higher priority"
         return ServerError("rollout.no_devices", what, "see: beamfleet rollout history")
     hint = "see: beamfleet device list; labels are changed with: beamfleet device label"
+    if strange := _unknown(connection, plan.devices.ids):
+        named = ", ".join(strange[:NAMED]) + (" and more" if len(strange) > NAMED else "")
+        return ServerError("rollout.no_devices", f"no device matches; there is no {named}", hint)
     return ServerError("rollout.no_devices", f"no device matches {plan.devices}", hint)
+
+
+def _unknown(connection: Connection, names: Sequence[str]) -> list[str]:
+    """Those of the names that no device in service has."""
+    known: set[str] = set()
+    for some in pieces(sorted(names), CHUNK):
+        known.update(connection.scalars(select(devices.c.name).where(IN_SERVICE, devices.c.name.in_(some))))
+    return [name for name in names if name not in known]
 
 
 def no_target(connection: Connection, rollout_id: int, plan: Plan) -> ServerError:

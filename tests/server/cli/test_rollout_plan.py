@@ -1,6 +1,7 @@
 """A rollout's plan as a YAML file and as flags: what is written is what is sent, or an error that says where."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from beamfleet_server.cli.errors import CommandError, RemoteError
 from beamfleet_server.cli.rollout_file import LARGEST, read_plan
 from beamfleet_server.cli.rollout_flags import Flags, parse_phase, parse_window
 from beamfleet_server.fleet.plan import Plan
+
+from tests.server.cli.terminal import Operator
 
 WHOLE = """\
 product: sensor-gateway
@@ -115,6 +118,23 @@ def test_a_refusal_of_the_server_is_told_with_the_line_that_it_is_about(
     located = plan.located(RemoteError("rollout.plan", message, "mend it", 422))
     assert located.message == (f"{plan.path}:{line}: {message}" if line else message)
     assert (located.code, located.hint) == ("rollout.plan", "mend it")
+
+
+def test_a_refusal_of_the_plan_names_the_file_unless_it_is_about_a_flag(tmp_path: Path) -> None:
+    plan = read_plan(write(tmp_path, "product: a\nexpires: 9y\n"))
+    missing = RemoteError("plan.devices", "devices: nobody is meant", "mend it", 422)
+    assert plan.located(missing).message == f"{plan.path}: devices: nobody is meant"
+    about = RemoteError("plan.duration", "expires: this is none", "mend it", 422)
+    assert plan.located(about).message == f"{plan.path}:2: expires: this is none"
+    assert replace(plan, others=frozenset({"expires"})).located(about) is about
+
+
+def test_a_file_that_chooses_nobody_is_named(
+    operator: Operator, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = write(tmp_path, "product: a\nversion: 1\n")
+    refused = operator.run("rollout", "start", "-f", str(path), capsys=capsys)
+    assert (refused.code, f"error: {path}: no devices are chosen (usage.selector)" in refused.err) == (2, True)
 
 
 def test_a_file_that_is_not_there_is_no_plan(tmp_path: Path) -> None:
