@@ -132,6 +132,10 @@ class Contexts:
                 raise TypeError("current and server are strings")
         except FileNotFoundError:
             return "", {}
+        except OSError as error:
+            what = f"{self._file} cannot be read: {error.strerror}"
+            hint = "check who may read it, or name another directory with --config-dir"
+            raise CommandError("config.malformed", what, hint) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise CommandError(
                 "config.malformed", f"{self._file} cannot be read: {error}", "mend it, or remove it and log in again"

@@ -30,7 +30,7 @@ Gone = Annotated[
     typer.Option("--remove", metavar="KEY", help="A key that may not any more: its name, id or FILE.pub; repeat."),
 ]
 Threshold = Annotated[
-    int | None, typer.Option("--threshold", min=1, max=32, help="How many must sign; else as before.")
+    int | None, typer.Option("--threshold", metavar="N", min=1, max=32, help="How many must sign; else as before.")
 ]
 KEYS_NEEDED = 2
 
@@ -48,14 +48,14 @@ def init(
     out: Out,
     root: Annotated[list[Path], typer.Option("--root", metavar="FILE.pub", help="A key of root; repeat.")],
     root_threshold: Annotated[
-        int, typer.Option("--root-threshold", min=1, max=32, help="How many must sign a root.")
+        int, typer.Option("--root-threshold", metavar="N", min=1, max=32, help="How many must sign a root.")
     ] = KEYS_NEEDED,
     targets: Annotated[
         list[Path] | None,
         typer.Option("--targets", metavar="FILE.pub", help="A key of targets; repeat. Else those of root."),
     ] = None,
     targets_threshold: Annotated[
-        int, typer.Option("--targets-threshold", min=1, max=32, help="How many must sign targets.")
+        int, typer.Option("--targets-threshold", metavar="N", min=1, max=32, help="How many must sign targets.")
     ] = KEYS_NEEDED,
     output: Printed = Format.TABLE,
 ) -> None:
@@ -211,7 +211,9 @@ def product(
     key: Annotated[
         list[Path], typer.Option("--key", metavar="FILE.pub", help="A key that may sign its releases; repeat.")
     ],
-    threshold: Annotated[int, typer.Option("--threshold", min=1, max=32, help="How many must sign a release.")] = 1,
+    threshold: Annotated[
+        int, typer.Option("--threshold", metavar="N", min=1, max=32, help="How many must sign a release.")
+    ] = 1,
     output: Printed = Format.TABLE,
 ) -> None:
     """Plan a further product and whose keys sign its releases."""

@@ -166,7 +166,16 @@ def test_a_file_that_cannot_be_used_is_an_error_and_no_traceback(
 ) -> None:
     (operator.directory / "config.toml").mkdir(parents=True)
     refused = operator.run("device", "list", capsys=capsys)
-    assert (refused.code, "config.toml" in refused.err, "(file.failed)" in refused.err) == (1, True, True)
+    assert (refused.code, "config.toml" in refused.err, "(config.malformed)" in refused.err) == (1, True, True)
+    assert "\nhint: " in refused.err
+
+
+def test_a_file_that_cannot_be_written_is_an_error_and_no_traceback(
+    operator: Operator, capsys: pytest.CaptureFixture[str], api: ScriptedApi
+) -> None:
+    Contexts(operator.directory).save("berlin", api.url, "t", api.ca.read_bytes())
+    refused = operator.run("audit", "export", str(operator.directory / "nix" / "x"), capsys=capsys)
+    assert (refused.code, "nix/x" in refused.err, "(file.failed)" in refused.err) == (1, True, True)
 
 
 def test_a_reader_that_goes_away_is_no_traceback(operator: Operator) -> None:
