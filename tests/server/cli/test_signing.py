@@ -68,8 +68,8 @@ def test_before_init_every_way_to_a_release_says_init(
 ) -> None:
     operator.log_in(new_fleet)
     tarball = str(release(tmp_path / "r"))
-    for words in (["push", tarball, "--all"], ["product", "create", "my-app"],
-                  ["flash", "--root", str(tmp_path / "d"), "--id", "gw-1", "--single-user"]):  # fmt: skip
+    flash = ["flash", "--root", str(tmp_path / "d"), "--id", "gw-1", "--single-user", "--allow-unsafe-filesystem"]
+    for words in (["push", tarball, "--all"], ["product", "create", "my-app"], flash):
         refused = operator.run(*words, capsys=capsys)
         assert (refused.code, code_of(refused)) == (1, "init.missing")
         assert "beamfleet init --development" in refused.err
