@@ -44,7 +44,7 @@ def test_a_token_is_shown_once(guest: Operator, capsys: Capture) -> None:
 
 
 def test_the_audit_is_listed_harmlessly_exported_and_verified(guest: Operator, capsys: Capture, tmp_path: Path) -> None:
-    guest.run("device", "label", "a\x1b[31m\u202eb", "site=x", capsys=capsys)
+    guest.run("operator", "revoke", "a\x1b[31m\u202eb", capsys=capsys)
     listed = guest.run("audit", "list", capsys=capsys)
     assert "\\x1b[31m\\u202e" in listed.out
     assert "\x1b" not in listed.out
