@@ -188,7 +188,7 @@ def test_before_init_everything_that_needs_keys_says_init(stranger: Fleet) -> No
     for words in (
         ("push", str(tarball(*RELEASE)), "--all"),
         ("product", "create", PRODUCT),
-        ("flash", "--root", str(stranger.work / "none"), "--id", "none", "--single-user"),
+        ("flash", "--root", str(stranger.work / "none"), "--id", "none", "--single-user", "--allow-unsafe-filesystem"),
     ):
         heard = refused(stranger, *words)
         assert (heard.code, heard.hint) == ("init.missing", "beamfleet init --development")
